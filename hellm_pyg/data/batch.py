@@ -1,0 +1,102 @@
+"""What a model may see of a mini-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+BatchT = TypeVar('BatchT', bound='PairBatch | SequenceBatch')
+
+
+def _to(batch: BatchT, device: torch.device | str) -> BatchT:
+    moved = {
+        field.name: value.to(device, non_blocking=True)
+        for field in fields(batch)
+        if isinstance(value := getattr(batch, field.name), Tensor)
+    }
+    return replace(batch, **moved)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    r"""Triples of the pairwise ranking loss.
+
+    Args:
+        user: User of each triple, int64 of shape :math:`[B]`.
+        pos_item: An item of the user's training history, :math:`[B]`.
+        neg_item: Items outside the user's training history, :math:`[B]`.
+    """
+
+    user: Tensor
+    pos_item: Tensor
+    neg_item: Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """Number of terms that the batch's mean loss averages."""
+        return self.user.numel()
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """Returns the batch on another device."""
+        return _to(self, device)
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    r"""Histories as one flat vector of items beside a batch vector.
+
+    There is no padding and hence no padding id. Rows hold their items oldest
+    first, and ``batch`` is sorted.
+
+    Args:
+        user: User of each row, int64 of shape :math:`[B]`; :obj:`-1` for a
+            user that the model has not been trained on.
+        item: Items of all rows, :math:`[T]`.
+        batch: Row of each item, :math:`[T]`, ascending.
+        target: The next item: of each position, :math:`[T]`
+            (``targets='all'``), or of each row, :math:`[B]`
+            (``targets='last'`` and evaluation). :obj:`None` at inference.
+        neg_item: Sampled negatives of each target, :math:`[T, n]` or
+            :math:`[B, n]`; :obj:`None` if none were asked for.
+    """
+
+    user: Tensor
+    item: Tensor
+    batch: Tensor
+    target: Tensor | None = None
+    neg_item: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows :math:`B`."""
+        return self.user.numel()
+
+    @property
+    def num_targets(self) -> int:
+        """Number of terms that the batch's mean loss averages."""
+        return 0 if self.target is None else self.target.numel()
+
+    @property
+    def length(self) -> Tensor:
+        """Number of items in each row, :math:`[B]`."""
+        return torch.bincount(self.batch, minlength=self.batch_size)
+
+    @property
+    def position(self) -> Tensor:
+        """Position of each item in its row, from 0, :math:`[T]`."""
+        length = self.length
+        start = length.cumsum(0) - length
+        index = torch.arange(self.item.numel(), device=self.item.device)
+        return index - start[self.batch]
+
+    @property
+    def last(self) -> Tensor:
+        """Flat index of the last item of each row, :math:`[B]`."""
+        return self.length.cumsum(0) - 1
+
+    def to(self, device: torch.device | str) -> SequenceBatch:
+        """Returns the batch on another device."""
+        return _to(self, device)

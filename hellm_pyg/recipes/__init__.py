@@ -1,0 +1,1 @@
+"""Complete recipes (YAML) of the named profiles and data sets."""
