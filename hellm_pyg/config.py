@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import re
+import types
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+def _at_least(low: int, section: object, *names: str) -> None:
+    for name in names:
+        if not getattr(section, name) >= low:
+            raise ValueError(
+                f"'{name}' needs to be at least {low} (got {getattr(section, name)})"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,7 +78,9 @@ class LLMConfig:
         scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
         prefix: Arguments of ``GraphPrefix`` beside the name of the table that
             is pooled (``embedding``); :obj:`None` for no prefix.
+        dropout: Dropout on the item tokens.
         head: ``'linear'``, ``'tied'`` or ``'frozen_random'``.
+        head_channels: Width of a tied head's adapter; :obj:`None` for none.
         lora: Arguments of ``peft.LoraConfig``; :obj:`None` freezes the LLM.
         load_in_4bit: Quantise the backbone (needs bitsandbytes and CUDA).
         instruction: Text before the items; :obj:`None` for the default.
@@ -77,7 +96,9 @@ class LLMConfig:
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
     scope: Literal['user', 'causal'] = 'causal'
     prefix: dict[str, Any] | None = None
+    dropout: float = 0.0
     head: Literal['linear', 'tied', 'frozen_random'] = 'linear'
+    head_channels: int | None = None
     lora: dict[str, Any] | None = field(
         default_factory=lambda: {
             'r': 16,
@@ -149,6 +170,10 @@ class TrainConfig:
     save_minutes: float = 5.0
     seed: int = 2024
 
+    def __post_init__(self) -> None:
+        _at_least(1, self, 'batch_size', 'accumulate', 'max_len', 'eval_every')
+        _at_least(0, self, 'epochs', 'lr', 'weight_decay', 'num_neg', 'patience')
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -165,6 +190,11 @@ class EvalConfig:
     batch_size: int = 512
     history: Literal['train+val', 'train'] = 'train+val'
     mask: Literal['seen', 'train', 'none'] = 'seen'
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"'ks' needs to hold positive cut-offs (got {self.ks})")
+        _at_least(1, self, 'batch_size')
 
 
 @dataclass(frozen=True)
@@ -185,3 +215,249 @@ class Config:
     llm: LLMConfig | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+_EXPECTED = {int: 'an integer', float: 'a number', bool: 'true or false', str: 'text'}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 that reads ``1e-3`` as a number, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    'tag:yaml.org,2002:float',
+    re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
+    list('-+.0123456789'),
+)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the known name that is closest to a mistyped one."""
+    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+
+
+def _expected(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return 'one of ' + ', '.join(repr(arg) for arg in args)
+    if origin in (Union, types.UnionType):
+        return ' or '.join(_expected(arg) for arg in args)
+    if annotation is type(None):
+        return 'null'
+    if origin is dict or dataclasses.is_dataclass(annotation):
+        return 'a mapping'
+    if origin in (list, tuple):
+        return 'a list of ' + ', '.join(_expected(a) for a in args if a is not ...)
+    return _EXPECTED.get(annotation, str(annotation))
+
+
+def parse(value: Any, annotation: Any, key: str, source: str) -> Any:
+    """Checks a plain value against a type and returns it in that type.
+
+    Integers pass for floats and lists for tuples; nothing else is converted.
+
+    Args:
+        value: What YAML gave.
+        annotation: A dataclass, a builtin, a :obj:`Literal`, an optional, a
+            list, tuple or dict. Other types are not checked.
+        key: Dotted name, for the message.
+        source: Where the value stands, for the message.
+
+    Raises:
+        ValueError: If a key is unknown or a value has another type.
+    """
+    origin, args = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return _parse_union(value, annotation, key, source)
+    if origin is Literal:
+        fits = any(type(value) is type(arg) and value == arg for arg in args)
+    elif origin in (list, tuple):
+        fits = isinstance(value, list | tuple)
+        if fits and args:
+            fixed = origin is tuple and ... not in args
+            kinds = args if fixed else args[:1] * len(value)
+            fits = len(kinds) == len(value)
+            if fits:
+                pairs = enumerate(zip(value, kinds, strict=True))
+                value = [
+                    parse(v, kind, f'{key}[{i}]', source) for i, (v, kind) in pairs
+                ]
+        value = origin(value) if fits else value
+    elif origin is dict:
+        fits = isinstance(value, dict)
+        if fits and args:
+            items = value.items()
+            value = {k: parse(v, args[1], f'{key}.{k}', source) for k, v in items}
+    elif origin is float:
+        fits = type(value) in (int, float)
+        value = float(value) if fits else value
+    elif dataclasses.is_dataclass(origin):
+        fits = isinstance(value, dict)
+        value = _parse_section(value, origin, key, source) if fits else value
+    else:
+        fits = origin not in (int, bool, str, type(None)) or type(value) is origin
+    if not fits:
+        raise ValueError(
+            f"'{key}' in {source} needs to be {_expected(annotation)} (got {value!r})"
+        )
+    return value
+
+
+def _parse_union(value: Any, annotation: Any, key: str, source: str) -> Any:
+    for arg in get_args(annotation):
+        if dataclasses.is_dataclass(arg) and isinstance(value, dict):
+            return parse(value, arg, key, source)
+        try:
+            return parse(value, arg, key, source)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"'{key}' in {source} needs to be {_expected(annotation)} (got {value!r})"
+    )
+
+
+def _parse_section(value: dict, section: Any, key: str, source: str) -> Any:
+    hints = get_type_hints(section)
+    dotted = {name: f'{key}.{name}' if key else name for name in hints}
+    parsed = {}
+    for name, entry in value.items():
+        if name not in hints:
+            known = dotted if key else {**_leaves(), **dotted}
+            found = known[nearest(str(name), known)]
+            raise ValueError(
+                f"unknown key '{f'{key}.{name}' if key else name}' in {source}; "
+                f"the nearest known key is '{found}'"
+            )
+        parsed[name] = parse(entry, hints[name], dotted[name], source)
+    try:
+        return section(**parsed)
+    except ValueError as error:
+        raise ValueError(f"'{key}' in {source}: {error}") from None
+
+
+def _leaves() -> dict[str, str]:
+    sections = {'data': DataConfig, 'train': TrainConfig, 'eval': EvalConfig}
+    sections['llm'] = LLMConfig
+    return {
+        f.name: f'{key}.{f.name}'
+        for key, section in sections.items()
+        for f in dataclasses.fields(section)
+    }
+
+
+def recipes() -> dict[str, Path]:
+    """Returns the packaged recipes by name."""
+    folder = Path(str(resources.files('hellm_pyg.recipes')))
+    return {path.stem: path for path in sorted(folder.glob('*.yaml'))}
+
+
+def _read(recipe: str | Path) -> tuple[dict, str]:
+    path, packaged = Path(recipe), recipes()
+    if not path.is_file():
+        if str(recipe) not in packaged:
+            raise ValueError(
+                f"'recipe' is neither a file nor a packaged recipe (got {str(recipe)!r}"
+                f'); the nearest is {nearest(str(recipe), packaged)!r}, all are '
+                + ', '.join(packaged)
+            )
+        path = packaged[str(recipe)]
+    try:
+        raw = yaml.load(path.read_text(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not YAML: {error}') from None
+    if not isinstance(raw, dict):
+        raise ValueError(f'{path} needs to hold sections of keys (got {raw!r})')
+    return raw, path.name
+
+
+def _merge(base: dict, other: dict) -> dict:
+    merged = dict(base)
+    for key, value in other.items():
+        old = merged.get(key)
+        nested = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def _override(raw: dict, override: str) -> dict:
+    key, equals, text = override.partition('=')
+    names = key.strip().split('.')
+    if not equals or not all(names):
+        raise ValueError(f"an override needs the form 'a.b=c' (got {override!r})")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise ValueError(
+            f'the value of the override {override!r} is not YAML'
+        ) from None
+    nested: Any = value
+    for name in reversed(names):
+        nested = {name: nested}
+    parse(nested, Config, '', f'the override {override!r}')
+    if names == ['model', 'name'] and raw.get('model', {}).get('name') != value:
+        return {**raw, 'model': {'name': value}}
+    merged = dict(raw)
+    node = merged
+    for name in names[:-1]:
+        node[name] = dict(node.get(name) or {})
+        node = node[name]
+    node[names[-1]] = value
+    return merged
+
+
+def load_config(
+    recipe: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Reads a recipe and applies overrides to it.
+
+    A recipe may have a section ``datasets`` of named partial recipes; the
+    override ``dataset=<name>`` lays one of them over the rest. Overriding
+    ``model.name`` by another class drops the arguments of the former one.
+
+    Args:
+        recipe: File or name of a packaged recipe; :obj:`None` starts from the
+            defaults.
+        overrides: Assignments ``a.b=c``; the value is read as YAML.
+
+    Raises:
+        ValueError: If a key is unknown (names the nearest one), or a value has
+            the wrong type.
+    """
+    raw, source = ({}, 'the defaults') if recipe is None else _read(recipe)
+    datasets = raw.pop('datasets', {})
+    for override in overrides:
+        if override.startswith('dataset='):
+            name = override.removeprefix('dataset=')
+            if name not in datasets:
+                known = ', '.join(datasets) or 'none'
+                raise ValueError(
+                    f"'dataset' needs to be a section of 'datasets' in {source}: "
+                    f'{known} (got {name!r})'
+                )
+            parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
+            raw = _merge(raw, datasets[name])
+    parse(raw, Config, '', source)
+    for override in overrides:
+        if not override.startswith('dataset='):
+            raw = _override(raw, override)
+    return parse(raw, Config, '', source)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns a configuration as nested plain values (tuples as lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes a configuration as YAML; :func:`load_config` reads it back."""
+    from hellm_pyg.checkpoint import atomic  # torch is slow to import
+
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    with atomic(path) as temporary:
+        Path(temporary).write_text(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ BatchT = TypeVar('BatchT', bound='PairBatch | SequenceBatch')
 
 
 def _to(batch: BatchT, device: torch.device | str) -> BatchT:
-    moved = {
+    moved: dict[str, Any] = {
         field.name: value.to(device, non_blocking=True)
         for field in fields(batch)
         if isinstance(value := getattr(batch, field.name), Tensor)

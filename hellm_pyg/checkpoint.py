@@ -1,0 +1,260 @@
+"""Files that are either whole or not there: safetensors, JSON, folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+Shape = Tensor | tuple[int, ...]
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content or a folder's entries are on the disk."""
+    flags = os.O_RDONLY | getattr(os, 'O_DIRECTORY', 0) * path.is_dir()
+    if os.name == 'nt':  # Windows neither syncs folders nor read-only files
+        return
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Writes a file under another name and renames it once it is whole.
+
+    If the block or the disk fails, a file that was there before stays as it was.
+
+    Args:
+        path: The file; missing parent folders are made.
+
+    Yields:
+        The name to write to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        raise
+    _sync(path.parent)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.old')
+
+
+def recover_folder(path: str | Path) -> bool:
+    """Puts a folder back that a killed :func:`atomic_folder` had set aside.
+
+    Returns:
+        Whether the folder is there.
+    """
+    path = Path(path)
+    if not path.exists() and _previous(path).is_dir():
+        os.rename(_previous(path), path)
+    return path.is_dir()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Writes a folder under another name and swaps it in once it is whole.
+
+    Two renames make the swap. A process that is killed between them leaves the
+    former folder under a hidden name, from which :func:`recover_folder` takes it.
+
+    Args:
+        path: The folder; replaced with all its content.
+
+    Yields:
+        An empty folder to write into.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(path)
+    for stale in path.parent.glob(f'.{path.name}.*.tmp'):
+        _discard(stale)  # of a process that was killed while writing
+    temporary, previous = _temporary(path), _previous(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in sorted(temporary.rglob('*')):
+            _sync(entry)
+        _sync(temporary)
+        _discard(previous)
+        if path.exists():
+            os.rename(path, previous)
+        os.rename(temporary, path)
+    except BaseException:
+        _discard(temporary)
+        recover_folder(path)
+        raise
+    _sync(path.parent)
+    _discard(previous)
+
+
+def save_json(path: str | Path, value: Any) -> None:
+    """Writes plain values as indented JSON, atomically; keys keep their order."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + '\n', encoding='utf-8')
+
+
+def load_json(path: str | Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is damaged or not JSON: {error}") from None
+
+
+def save_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes dense tensors as safetensors, atomically.
+
+    Tensors that share memory are written once each, so that every name can be
+    loaded by itself.
+
+    Args:
+        path: The file.
+        tensors: Tensors by name, on any device.
+        metadata: Text kept in the header, see :func:`load_metadata`.
+    """
+    seen: set[int] = set()
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    # The file is written here rather than by safetensors, whose own error hides
+    # what the operating system said (a full disk).
+    content = save(plain, metadata=dict(metadata or {}))
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file '{path}'")
+    try:
+        with safe_open(path, framework='pt') as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"'{path}' is damaged or not a safetensors file: {error}"
+        ) from None
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Reads the text that :func:`save_tensors` kept in the header.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged.
+    """
+    with _opened(Path(path)) as file:
+        return dict(file.metadata() or {})
+
+
+def check_names(
+    found: Mapping[str, Any], expected: Mapping[str, Any], what: str
+) -> None:
+    """Refuses names that are missing or not expected.
+
+    Raises:
+        ValueError: Naming up to five missing and five extra names.
+    """
+
+    def some(names: list[str]) -> str:
+        more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+        return ', '.join(repr(name) for name in names[:5]) + more
+
+    problems = []
+    if missing := sorted(set(expected) - set(found)):
+        problems.append(f'it lacks {some(missing)}')
+    if extra := sorted(set(found) - set(expected)):
+        problems.append(f'it has also {some(extra)}')
+    if problems:
+        raise ValueError(f'{what} does not fit: {"; ".join(problems)}')
+
+
+def load_tensors(
+    path: str | Path, expected: Mapping[str, Shape] | None = None
+) -> dict[str, Tensor]:
+    """Reads a safetensors file to the CPU.
+
+    Args:
+        path: The file.
+        expected: The names that the file must hold, no more and no less, with the
+            shapes (or tensors of the shapes) that they must have;
+            :obj:`None` takes whatever is there.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, a name is missing or extra, or a shape
+            differs.
+    """
+    with _opened(Path(path)) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if expected is None:
+        return tensors
+    check_names(tensors, expected, f"'{path}'")
+    for name, shape in expected.items():
+        wanted = tuple(shape.shape if isinstance(shape, Tensor) else shape)
+        if tuple(tensors[name].shape) != wanted:
+            raise ValueError(
+                f"'{path}' does not fit: '{name}' needs to be of shape "
+                f'{list(wanted)} (got {list(tensors[name].shape)})'
+            )
+    return tensors
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes, in the order of names.
+
+    Equal on every device and for every memory layout.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}\n'.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,201 @@
+"""Histories and graphs of the parts of a leave-one-out split."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.utils import coalesce, to_torch_csr_tensor
+
+Split = Literal['train', 'val', 'test', 'all']
+History = Literal['train', 'train+val']
+
+INTERACTS = ('user', 'interacts', 'item')
+
+
+class Histories(NamedTuple):
+    r"""Items of every user, oldest first, as one flat vector.
+
+    User :math:`u` owns ``item[ptr[u]:ptr[u + 1]]``.
+
+    Args:
+        item: Items of all users, int64 of shape :math:`[T]`.
+        ptr: First item of each user and the end, :math:`[U + 1]`.
+    """
+
+    item: Tensor
+    ptr: Tensor
+
+    @property
+    def length(self) -> Tensor:
+        """Number of items of each user, :math:`[U]`."""
+        return self.ptr[1:] - self.ptr[:-1]
+
+    @property
+    def user(self) -> Tensor:
+        """User of each item, :math:`[T]`."""
+        return torch.arange(self.ptr.numel() - 1).repeat_interleave(self.length)
+
+
+def edge_tensor(edge_index: Tensor) -> Tensor:
+    """The plain ``[2, E]`` tensor of an edge index of either kind."""
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+
+
+def require_split(data: HeteroData, purpose: str) -> None:
+    """Refuses data whose held-out items still lie among the edges.
+
+    Raises:
+        ValueError: If ``LeaveOneOut`` was not applied to ``data``.
+    """
+    if 'val_item' not in data['user'] or 'test_item' not in data['user']:
+        raise ValueError(
+            f"'data' needs to be split before {purpose}, or held-out items leak: apply "
+            f"'LeaveOneOut' first (got user attributes {sorted(data['user'].keys())})"
+        )
+
+
+def _train(data: HeteroData) -> Histories:
+    user, item = edge_tensor(data[INTERACTS].edge_index)
+    if bool((user[1:] < user[:-1]).any()):
+        raise ValueError(
+            "'data' needs its interactions sorted by user, then time (got unsorted "
+            "users): apply 'LeaveOneOut', which sorts them"
+        )
+    count = torch.bincount(user, minlength=int(data['user'].num_nodes))
+    return Histories(item, torch.cat([count.new_zeros(1), count.cumsum(0)]))
+
+
+def _append(histories: Histories, item: Tensor, present: Tensor) -> Histories:
+    """One more item at the end of the histories of the users where ``present``."""
+    added = present.long().cumsum(0)
+    ptr = histories.ptr.clone()
+    ptr[1:] += added
+    out = histories.item.new_empty(int(ptr[-1]))
+    shift = added - present.long()
+    index = torch.arange(histories.item.numel())
+    out[index + shift[histories.user]] = histories.item
+    out[ptr[1:][present] - 1] = item[present]
+    return Histories(out, ptr)
+
+
+def history_edges(
+    data: HeteroData, split: Split, history: History = 'train+val'
+) -> Histories:
+    r"""What is known of each user before the target of a split.
+
+    Args:
+        data: Split interactions; un-split ones are accepted for ``'all'`` alone.
+        split: ``'train'`` and ``'val'`` give the training items, ``'test'`` those of
+            ``history``, ``'all'`` everything, test items included.
+        history: What a test target is predicted from: ``'train'`` or
+            ``'train+val'``.
+
+    Returns:
+        Items and row pointer of all users, oldest first.
+
+    Raises:
+        ValueError: On an unknown ``split`` or ``history``, or un-split data.
+    """
+    if split not in ('train', 'val', 'test', 'all'):
+        raise ValueError(
+            f"'split' needs to be 'train', 'val', 'test' or 'all' (got {split!r})"
+        )
+    if history not in ('train', 'train+val'):
+        raise ValueError(
+            f"'history' needs to be 'train' or 'train+val' (got {history!r})"
+        )
+    if split != 'all':
+        require_split(data, f'reading its {split!r} histories')
+    histories = _train(data)
+    held_out: tuple[str, ...] = ()
+    if split == 'all':
+        held_out = ('val_item', 'test_item')
+    elif split == 'test' and history == 'train+val':
+        held_out = ('val_item',)
+    for name in held_out:
+        if name in data['user']:
+            item = data['user'][name]
+            histories = _append(histories, item, item >= 0)
+    return histories
+
+
+def user_item_adjacency(edge_index: Tensor, num_users: int, num_items: int) -> Tensor:
+    r"""The symmetrically normalised bipartite graph, users first:
+
+    .. math::
+
+        \mathbf{D}^{-1/2} \begin{bmatrix} \mathbf{0} & \mathbf{R} \\
+        \mathbf{R}^{\top} & \mathbf{0} \end{bmatrix} \mathbf{D}^{-1/2}
+
+    as in `LightGCN <https://arxiv.org/abs/2002.02126>`_. The result equals its
+    transpose exactly. Rows of isolated nodes are empty.
+
+    Args:
+        edge_index: User and item of each interaction, :math:`[2, E]`; duplicates
+            count once.
+        num_users: Number of users :math:`U`.
+        num_items: Number of items :math:`I`.
+
+    Returns:
+        A CSR matrix of shape :math:`[U + I, U + I]`, float32.
+    """
+    user, item = edge_tensor(edge_index)
+    item = item + num_users
+    num_nodes = num_users + num_items
+    both = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
+    both = coalesce(both, num_nodes=num_nodes)
+    both, weight = gcn_norm(both, num_nodes=num_nodes, add_self_loops=False)
+    with (
+        warnings.catch_warnings(),
+        torch.sparse.check_sparse_tensor_invariants(enable=True),
+    ):
+        warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
+        return to_torch_csr_tensor(both, weight, num_nodes, is_coalesced=True)
+
+
+def fold_in(data: HeteroData) -> HeteroData:
+    r"""A copy of the data whose interactions include the validation items.
+
+    Graph models propagate over it when test targets are predicted from
+    ``history='train+val'``. Its ``val_item`` is -1 throughout, since nothing is held
+    out for validation any more; ``test_item`` stays. ``ui_adj`` is rebuilt if there
+    is one. Edge attributes that cannot be continued are dropped: ``time`` is kept if
+    the users have a ``val_time``.
+
+    Args:
+        data: Split interactions; left untouched.
+
+    Raises:
+        ValueError: If the data are not split.
+    """
+    require_split(data, 'folding validation items in')
+    val_item = data['user'].val_item
+    train = history_edges(data, 'train')
+    full = _append(train, val_item, val_item >= 0)
+    out = copy.copy(data)
+    store = out[INTERACTS]
+    num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    has_time = 'time' in store and 'val_time' in out['user']
+    if has_time:
+        times = Histories(store.time, train.ptr)
+        time = _append(times, out['user'].val_time, val_item >= 0).item
+    for name in store.edge_attrs():
+        del store[name]
+    store.edge_index = EdgeIndex(
+        torch.stack([full.user, full.item]),
+        sparse_size=(num_users, num_items),
+        sort_order='row',
+    ).fill_cache_()
+    if has_time:
+        store.time = time
+    out['user'].val_item = torch.full_like(val_item, -1)
+    if 'ui_adj' in out:
+        out.ui_adj = user_item_adjacency(store.edge_index, num_users, num_items)
+    return out

@@ -1,0 +1,106 @@
+"""One matrix a modality, with rows for items that have no features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ENDINGS = ('.npy', '.safetensors')
+
+
+def read_features(path: Path, modality: str, num_rows: int, rows_of: str) -> Tensor:
+    r"""Reads a feature matrix and checks it.
+
+    An ``.npy`` file holds the matrix. A ``.safetensors`` file holds it under the
+    modality's name or as the only tensor, beside an optional tensor ``mask`` of
+    shape :math:`[R]` that is true where a row has features.
+
+    Args:
+        path: The file.
+        modality: Name of the modality.
+        num_rows: Number of rows :math:`R` that the items ask for.
+        rows_of: What the rows follow, for messages.
+
+    Returns:
+        float32 of shape :math:`[R, F]`; missing rows are NaN throughout.
+
+    Raises:
+        ValueError: If the matrix has another number of rows, no columns, an
+            infinite value, or a row of which only a part is NaN.
+    """
+    where = f"'features' of '{modality}' ('{path}')"
+    mask = None
+    if path.suffix.lower() == '.npy':
+        x = _read_numpy(path, where)
+    else:
+        x, mask = _read_safetensors(path, modality, where)
+    if x.dim() != 2 or x.size(1) == 0:
+        raise ValueError(f'{where} needs a matrix (got shape {tuple(x.shape)})')
+    if x.size(0) != num_rows:
+        raise ValueError(
+            f'{where} needs {num_rows} rows, one for each of {rows_of} '
+            f'(got {x.size(0)})'
+        )
+    x = x.to(torch.float32)
+    if mask is not None:
+        if mask.shape != (num_rows,):
+            raise ValueError(
+                f"{where} needs a 'mask' of shape ({num_rows},) "
+                f'(got {tuple(mask.shape)})'
+            )
+        x[~mask.bool()] = torch.nan
+    _check_values(x, where)
+    return x
+
+
+def _check_values(x: Tensor, where: str) -> None:
+    infinite = x.isinf().any(dim=1)
+    if infinite.any():
+        row = int(infinite.int().argmax())
+        raise ValueError(f'{where} needs finite values (got Inf in row {row}, from 0)')
+    nan = x.isnan()
+    missing = nan.all(dim=1)
+    partial = nan.any(dim=1) & ~missing
+    if partial.any():
+        row = int(partial.int().argmax())
+        raise ValueError(
+            f'{where} marks a missing row by NaN throughout (got {int(nan[row].sum())} '
+            f'NaN of {x.size(1)} values in row {row}, from 0)'
+        )
+    if missing.all():
+        raise ValueError(f'{where} has no row with features (all are NaN or masked)')
+
+
+def _read_numpy(path: Path, where: str) -> Tensor:
+    try:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f'{where} cannot be read: {error}') from error
+    if array.dtype.kind not in 'fiub':
+        raise ValueError(f'{where} needs numbers (got {array.dtype})')
+    with np.errstate(over='ignore'):
+        return torch.from_numpy(array.astype(np.float32))
+
+
+def _read_safetensors(
+    path: Path, modality: str, where: str
+) -> tuple[Tensor, Tensor | None]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f'{where} cannot be read: {error}') from error
+    mask = tensors.pop('mask', None)
+    if modality in tensors:
+        return tensors[modality], mask
+    if len(tensors) != 1:
+        raise ValueError(
+            f"{where} needs a tensor named '{modality}', or a single one "
+            f'(got {sorted(tensors)})'
+        )
+    return tensors.popitem()[1], mask

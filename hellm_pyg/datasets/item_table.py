@@ -1,0 +1,83 @@
+"""The item table: one row an item, an id column, free columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hellm_pyg.datasets.columns import encode_ids, read_values
+from hellm_pyg.datasets.ids import Id
+from hellm_pyg.datasets.tables import (
+    column_names,
+    ending,
+    read_table,
+    require_column,
+)
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """Free columns about the items, in the order of the file.
+
+    Args:
+        ids: Id of each row.
+        titles: Title of each row, if there is a title column.
+        columns: The other columns, name to values.
+    """
+
+    ids: list[Id]
+    titles: list[str] | None
+    columns: dict[str, list[Any]]
+
+    def rows(self, items: list[Id]) -> NDArray[np.int64]:
+        """Row of each item, -1 if it has none; ``'7'`` and ``7`` are one id."""
+        row = {str(value): index for index, value in enumerate(self.ids)}
+        return np.array([row.get(str(value), -1) for value in items], dtype=np.int64)
+
+
+def read_items(path: Path, item_id: str, title: str | None) -> ItemTable:
+    """Reads an item table.
+
+    Args:
+        path: CSV, TSV, Parquet or JSON lines.
+        item_id: Column of the ids.
+        title: Column of the titles; the usual ``'title'`` may be absent.
+
+    Raises:
+        ValueError: If a column is missing, or an id is missing or repeated.
+    """
+    names = column_names(path)
+    require_column(item_id, names, path, 'item_id')
+    if title not in (None, 'title'):
+        require_column(title, names, path, 'title')
+    table = read_table(path)
+    distinct, code = encode_ids(table[item_id], path, item_id)
+    if len(distinct) < code.size:
+        repeated = int(np.argmax(np.bincount(code) > 1))
+        first, second = (np.flatnonzero(code == repeated)[:2] + 1).tolist()
+        raise ValueError(
+            f"'{path}': column '{item_id}' needs each item once (got "
+            f'{distinct[repeated]!r} in rows {first} and {second})'
+        )
+    untyped = ending(path) in ('.csv', '.tsv')
+    titles = None
+    if title is not None and title in names:
+        values = read_values(table[title], False)
+        titles = ['' if value is None else str(value) for value in values]
+    columns = {
+        name: read_values(table[name], untyped)
+        for name in names
+        if name not in (item_id, title)
+    }
+    return ItemTable([distinct[c] for c in code.tolist()], titles, columns)
+
+
+def reorder(values: list[Any], rows: NDArray[np.int64]) -> list[Any]:
+    """The values at rows; where the row is -1, ``''`` among text, else None."""
+    text = any(isinstance(value, str) for value in values)
+    empty = '' if text else None
+    return [values[row] if row >= 0 else empty for row in rows.tolist()]

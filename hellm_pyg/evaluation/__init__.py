@@ -1,0 +1,32 @@
+"""Full ranking under a named protocol, by comparison."""
+
+from hellm_pyg.evaluation.metrics import (
+    beyond_accuracy,
+    mrr,
+    ndcg,
+    recall,
+    summarize,
+    target_rank,
+    top_k,
+)
+from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
+from hellm_pyg.evaluation.ranking import evaluate, iter_rank, rank
+from hellm_pyg.evaluation.scoring import inference
+
+__all__ = [
+    'HEADLINE',
+    'Evaluation',
+    'Protocol',
+    'Recommender',
+    'beyond_accuracy',
+    'evaluate',
+    'inference',
+    'iter_rank',
+    'mrr',
+    'ndcg',
+    'rank',
+    'recall',
+    'summarize',
+    'target_rank',
+    'top_k',
+]

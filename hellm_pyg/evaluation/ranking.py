@@ -1,0 +1,250 @@
+"""Full ranking of held-out items, and the best items of a user."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from tqdm import tqdm
+
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.data.loader import SequenceLoader
+from hellm_pyg.data.split import Histories, fold_in, history_edges
+from hellm_pyg.evaluation.metrics import beyond_accuracy, summarize, target_rank
+from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
+from hellm_pyg.evaluation.scoring import (
+    Precision,
+    best,
+    device_of,
+    inference,
+    known_pairs,
+    place,
+    score_all,
+)
+
+
+def evaluate(
+    model: Recommender,
+    data: HeteroData,
+    split: Literal['val', 'test'] = 'val',
+    ks: Sequence[int] = (10, 20),
+    protocol: Protocol = HEADLINE,
+    batch_size: int = 1024,
+    *,
+    max_len: int = 50,
+    batch_tokens: int | None = None,
+    users: Tensor | Sequence[int] | None = None,
+    precision: Precision = 'fp32',
+    beyond: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = False,
+) -> Evaluation:
+    r"""Ranks every user's held-out item among all items.
+
+    The model encodes the data once and scores users of similar history length
+    together; no more than a batch of scores exists at a time.
+
+    Args:
+        model: The model; its training flags are restored afterwards.
+        data: Split interactions.
+        split: ``'val'`` or ``'test'``.
+        ks: Cut-offs.
+        protocol: What is read and what is ranked.
+        batch_size: Users scored at once.
+        max_len: Number of last items of a history that the model may read. Masking
+            knows all of them.
+        batch_tokens: Bound on users times longest history instead of ``batch_size``.
+        users: Evaluates these users only.
+        precision: ``'bf16'`` runs the model under autocast.
+        beyond: Add ``'coverage@K'``, ``'personalization@K'`` and ``'popularity@K'``
+            of the recommended lists, by :mod:`torch_geometric.metrics`.
+        shard: Rank and number of the processes of :mod:`torch.distributed` that share
+            the users; all of them must call, and all get the same result.
+        progress: Show a progress bar on a terminal.
+
+    Raises:
+        ValueError: If no user has a target, the scores are NaN or of a wrong shape,
+            or an argument is out of range.
+    """
+    began = time.perf_counter()
+    if split not in ('val', 'test'):
+        raise ValueError(f"'split' needs to be 'val' or 'test' (got {split!r})")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"'ks' needs to hold positive cut-offs (got {tuple(ks)})")
+    loader = SequenceLoader(
+        data,
+        split,
+        batch_size,
+        max_len,
+        history=protocol.history,
+        users=users,
+        batch_tokens=batch_tokens,
+    )
+    if loader.num_rows == 0:
+        raise ValueError(
+            f"'data' needs at least one user with a '{split}_item' (got none of "
+            f'{data["user"].num_nodes} users): histories need three items or more'
+        )
+    seen = _masked(data, split, protocol)
+    device = device_of(model)
+    num_items = int(data['item'].num_nodes)
+    rank = torch.zeros(int(data['user'].num_nodes), device=device)
+    top = rank.new_zeros((rank.numel(), max(ks) if beyond else 0), dtype=torch.long)
+    folded = split == 'test' and protocol.history == 'train+val'
+    with inference(model, precision):
+        encoded = model.encode(place(fold_in(data) if folded else data, device))
+        for batch in _bar(loader.shard(*shard), split, progress):
+            row, col = known_pairs(seen, batch.user)
+            batch, row, col = batch.to(device), row.to(device), col.to(device)
+            scores = score_all(model, encoded, batch, num_items)
+            rank[batch.user] = target_rank(scores, cast(Tensor, batch.target), row, col)
+            if beyond:
+                top[batch.user] = best(scores, row, col, max(ks), batch.user)[0]
+    if shard[1] > 1:  # every user is in one share and zero in the others
+        torch.distributed.all_reduce(rank)
+        if beyond:
+            torch.distributed.all_reduce(top)
+    user = rank.nonzero().view(-1)
+    rank = rank[user]
+    metrics = summarize(rank, ks)
+    if beyond:
+        item = history_edges(data, 'train').item.to(device)
+        popularity = item.bincount(minlength=num_items)
+        metrics |= beyond_accuracy(top[user], ks, popularity)
+    seconds = time.perf_counter() - began
+    return Evaluation(metrics, rank.cpu(), user.cpu(), split, protocol, seconds)
+
+
+def rank(
+    model: Recommender,
+    data: HeteroData,
+    users: Tensor | Sequence[int] | SequenceBatch,
+    k: int,
+    exclude_seen: bool = True,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    r"""The ``k`` best items of each user, from everything that is known of them.
+
+    Args:
+        model: The model.
+        data: Interactions, split or not; held-out items count as known.
+        users: Users, in any order, or a batch of histories (``user`` -1 for those
+            that the model was not trained on).
+        k: Number of items.
+        exclude_seen: Leave out the items of the user's history (all of it, also what
+            lies beyond ``max_len``).
+        options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``, as
+            of :func:`evaluate`.
+
+    Returns:
+        Items and their scores, each of shape :math:`[B, k]`, best first; of equal
+        scores the lower item comes first. Both on the CPU.
+
+    Raises:
+        ValueError: If a user has fewer than ``k`` items left, or scores are not
+            finite.
+    """
+    parts = list(iter_rank(model, data, users, k, exclude_seen, **options))
+    if not parts:
+        return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
+    _, item, score = (torch.cat(part) for part in zip(*parts, strict=True))
+    return item, score
+
+
+def iter_rank(
+    model: Recommender,
+    data: HeteroData,
+    users: Tensor | Sequence[int] | SequenceBatch | None,
+    k: int,
+    exclude_seen: bool = True,
+    *,
+    batch_size: int = 1024,
+    max_len: int = 50,
+    batch_tokens: int | None = None,
+    precision: Precision = 'fp32',
+    progress: bool = False,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Streams what :func:`rank` returns, batch by batch.
+
+    Args:
+        model: The model; encodes the data once.
+        data: Interactions.
+        users: As of :func:`rank`; :obj:`None` for all users.
+        k: Number of items.
+        exclude_seen: Leave out known items.
+        batch_size: Users scored at once.
+        max_len: Number of last items of a history that the model may read.
+        batch_tokens: Bound on users times longest history instead of ``batch_size``.
+        precision: ``'bf16'`` runs the model under autocast.
+        progress: Show a progress bar on a terminal.
+
+    Yields:
+        Users :math:`[B]`, items and scores :math:`[B, k]`, on the CPU.
+    """
+    num_items = int(data['item'].num_nodes)
+    if not 1 <= k <= num_items:
+        raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
+    known = history_edges(data, 'all')
+    device = device_of(model)
+    batches: Any = [users]
+    if not isinstance(users, SequenceBatch):
+        batches = SequenceLoader(
+            data,
+            'all',
+            batch_size,
+            max_len,
+            bucket=False,
+            users=users,
+            batch_tokens=batch_tokens,
+        )
+    with inference(model, precision):
+        encoded = model.encode(place(_everything(data), device))
+    for batch in _bar(batches, 'rank', progress):
+        row = col = torch.empty(0, dtype=torch.long)
+        if exclude_seen:
+            row, col = known_pairs(known, batch.user.cpu())
+            row = torch.cat([row, batch.batch.cpu()])
+            col = torch.cat([col, batch.item.cpu()])
+        moved, row, col = batch.to(device), row.to(device), col.to(device)
+        # Left before every yield: the caller's code is not part of inference.
+        with inference(model, precision):
+            scores = score_all(model, encoded, moved, num_items)
+            if not bool(scores.isfinite().all()):
+                raise ValueError(
+                    "'scores' needs to be finite (got NaN or infinite scores): the "
+                    'model has diverged'
+                )
+            item, score = best(scores, row, col, k, moved.user)
+        yield batch.user.cpu(), item.cpu(), score.cpu()
+
+
+def _everything(data: HeteroData) -> HeteroData:
+    """The data with all held-out items among the interactions."""
+    if 'val_item' not in data['user']:
+        return data
+    folded = fold_in(data)
+    user = folded['user']
+    user.val_item = user.test_item
+    user.test_item = torch.full_like(user.test_item, -1)
+    if 'test_time' in user:
+        user.val_time = user.test_time
+    return fold_in(folded)
+
+
+def _masked(data: HeteroData, split: str, protocol: Protocol) -> Histories | None:
+    if protocol.mask == 'none':
+        return None
+    before = 'test' if split == 'test' and protocol.mask == 'seen' else 'train'
+    return history_edges(data, before, 'train+val')  # type: ignore[arg-type]
+
+
+def _bar(batches: Any, description: str, progress: bool) -> Iterator[SequenceBatch]:
+    # None hides the bar where there is no terminal.
+    yield from tqdm(
+        batches, description, disable=None if progress else True, leave=False
+    )

@@ -1,0 +1,105 @@
+"""One batch of scores: run the model, leave items out, take the best."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.data.split import Histories
+from hellm_pyg.evaluation.metrics import top_k
+from hellm_pyg.evaluation.protocol import Recommender
+
+Precision = Literal['fp32', 'bf16']
+
+
+@contextmanager
+def inference(model: Recommender, precision: Precision = 'fp32') -> Iterator[None]:
+    """Evaluation mode without gradients; restores every sub-module's own flag."""
+    if precision not in ('fp32', 'bf16'):
+        raise ValueError(
+            f"'precision' needs to be 'fp32' or 'bf16' (got {precision!r})"
+        )
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    flags = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(
+                device_of(model).type, torch.bfloat16, enabled=precision == 'bf16'
+            ),
+        ):
+            yield
+    finally:
+        for module, flag in zip(modules, flags, strict=True):
+            module.training = flag
+
+
+def device_of(model: Recommender) -> torch.device:
+    """Where the model's first parameter or buffer lies."""
+    if isinstance(model, torch.nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device('cpu')
+
+
+def place(data: HeteroData, device: torch.device) -> HeteroData:
+    """The data on a device; a copy unless that is the CPU."""
+    return data if device.type == 'cpu' else copy.copy(data).to(device)
+
+
+def known_pairs(known: Histories | None, user: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and item of all that is known of some users; nothing of user -1."""
+    if known is None:
+        return user.new_empty(0), user.new_empty(0)
+    length = known.length[user].where(user >= 0, 0)
+    row = torch.arange(user.numel()).repeat_interleave(length)
+    shift = known.ptr[user] - (length.cumsum(0) - length)
+    return row, known.item[torch.arange(row.numel()) + shift[row]]
+
+
+def score_all(
+    model: Recommender, encoded: Any, batch: SequenceBatch, num_items: int
+) -> Tensor:
+    """Scores of all items, fp32 of shape [B, I].
+
+    Raises:
+        ValueError: If the model gives another shape.
+    """
+    scores = model.score(encoded, batch)
+    if scores.shape != (batch.batch_size, num_items):
+        raise ValueError(
+            f"'score' needs to return one score an item for each row, of shape "
+            f'{[batch.batch_size, num_items]} (got {list(scores.shape)}): the model is '
+            f'of another catalogue'
+        )
+    return scores.float()
+
+
+def best(
+    scores: Tensor, row: Tensor, col: Tensor, k: int, user: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Top items outside the masked pairs; ``scores`` is left untouched.
+
+    Raises:
+        ValueError: If a row has fewer items left.
+    """
+    minus_infinity = scores.new_tensor(float('-inf'))
+    scores = scores.index_put((row, col), minus_infinity)
+    left = scores.isfinite().sum(dim=1)
+    if bool((left < k).any()):
+        worst = int(left.argmin())
+        raise ValueError(
+            f"'k' needs to be at most the number of items that are left (got {k}, but "
+            f'user {int(user[worst])} has {int(left[worst])} unseen items): lower '
+            f'it or rank seen items, too'
+        )
+    return top_k(scores, k)

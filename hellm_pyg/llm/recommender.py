@@ -1,0 +1,434 @@
+"""A language model that reads items as tokens and scores the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import to_dense_batch
+from transformers import PreTrainedModel
+
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.llm import prefix_attention
+from hellm_pyg.llm.head import ItemHead
+from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates
+from hellm_pyg.llm.projector import FusedProjector
+from hellm_pyg.llm.prompt import Prompt
+from hellm_pyg.llm.saving import SavingMixin
+from hellm_pyg.llm.tables import ItemTables
+
+
+@dataclass(frozen=True, eq=False)
+class Instruction:
+    """The instruction, read once for all rows.
+
+    Args:
+        keyvalues: Post-rotary keys and values of each layer.
+        state: Last state of its last token, :math:`[H]`: the read-out of an
+            empty history.
+    """
+
+    keyvalues: LayerKeyValues
+    state: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedCatalogue:
+    """What scoring needs and no user changes.
+
+    Args:
+        token: Soft token of every item, :math:`[I, H]`.
+        instruction: The instruction, where all rows share it.
+        vectors: The head's vector of every item, :math:`[I, k]`.
+        bias: The head's bias of every item, :math:`[I]`, if it has one.
+    """
+
+    token: Tensor
+    instruction: Instruction | None
+    vectors: Tensor
+    bias: Tensor | None
+
+
+class LLMRecommender(SavingMixin, nn.Module):
+    r"""A frozen language model with LoRA that reads a history of soft tokens.
+
+    Follows `"HeLLM: Multimodal Hypergraph Enhanced LLM Learning for
+    Recommendation" <https://arxiv.org/abs/2504.10541>`_. A row is
+    ``[instruction] [a token an item] [response]``; an item's token is a
+    projection of its concatenated embeddings, a graph prefix adds key and value
+    slots to every layer, and the loss is the cross-entropy over all items.
+
+    ``scope='user'`` is the form of the paper: one prefix from the whole history,
+    one prediction a row, read at the last token of the response.
+    ``scope='causal'`` predicts at every item: a position's prefix pools the items
+    up to it, rows hold their items only, and the instruction, which sees no item,
+    is run once a batch. In both, rows neither see each other nor their padding.
+
+    Args:
+        llm (PreTrainedModel or PeftModel): Backbone without its head, see
+            :func:`~hellm_pyg.llm.backbone.load_backbone`. Its weights are frozen.
+        prompt (Prompt): Token ids around the items.
+        item_embeddings (dict): Name to table :math:`[I, d]`, frozen unless named
+            in ``train_embeddings``. A row with a NaN is a missing embedding and
+            becomes zero.
+        prefix (GraphPrefix, optional): The graph prefix. (default: :obj:`None`)
+        prefix_embedding (str): Table that the prefix pools.
+            (default: :obj:`"graph"`)
+        token_embeddings (sequence of str, optional): Tables that make up an
+            item's token, and the items' side of a tied head; :obj:`None` for all.
+            (default: :obj:`None`)
+        scope (str): ``'user'`` or ``'causal'``. (default: :obj:`"user"`)
+        head (str): ``'linear'``, ``'tied'`` or ``'frozen_random'``, see
+            :class:`~hellm_pyg.llm.head.ItemHead`. (default: :obj:`"linear"`)
+        train_embeddings (sequence of str): Tables that are trained on.
+            (default: :obj:`()`)
+        head_channels (int, optional): Width of the tied head's trained adapter;
+            :obj:`None` for no adapter. (default: :obj:`None`)
+        lora (dict, optional): Arguments of :class:`peft.LoraConfig`; :obj:`None`
+            leaves ``llm`` as it is. (default: :obj:`None`)
+        max_len (int): Histories are cut to their last items.
+            (default: :obj:`50`)
+        dropout (float): Dropout on the item tokens. (default: :obj:`0.0`)
+
+    Raises:
+        ValueError: If the parts do not fit together.
+    """
+
+    sampling: Literal['sequences'] = 'sequences'
+
+    def __init__(
+        self,
+        llm: PreTrainedModel | PeftModel,
+        prompt: Prompt,
+        item_embeddings: Mapping[str, Tensor],
+        prefix: GraphPrefix | None = None,
+        prefix_embedding: str = 'graph',
+        token_embeddings: Sequence[str] | None = None,
+        scope: Literal['user', 'causal'] = 'user',
+        head: Literal['linear', 'tied', 'frozen_random'] = 'linear',
+        train_embeddings: Sequence[str] = (),
+        head_channels: int | None = None,
+        lora: Mapping[str, Any] | None = None,
+        max_len: int = 50,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        names = list(item_embeddings if token_embeddings is None else token_embeddings)
+        pooled = prefix is not None and prefix.pool
+        used = [*names, *([prefix_embedding] if pooled else [])]
+        _check(item_embeddings, names, used, train_embeddings, scope, max_len)
+        self.prompt = prompt
+        self.token_embeddings = names
+        self.prefix_embedding = prefix_embedding
+        self.scope = scope
+        self.max_len = max_len
+        self.dropout = dropout
+        self.llm = _adapted(llm, lora)
+        hidden_size = self.llm.config.hidden_size
+        self.tables = ItemTables(
+            {name: item_embeddings[name] for name in dict.fromkeys(used)},
+            train_embeddings,
+        )
+        width = self.tables.width(names)
+        self.projector = FusedProjector(width, hidden_size)
+        self.prefix = prefix
+        if prefix is not None:
+            _check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
+        self.head = ItemHead(
+            head,
+            hidden_size,
+            self.tables.num_items,
+            state_channels=width if head == 'tied' else None,
+            adapter_channels=head_channels,
+        )
+        before, after = torch.tensor(prompt.before), torch.tensor(prompt.after)
+        self.register_buffer('before', before.long(), persistent=False)
+        self.register_buffer('after', after.long(), persistent=False)
+
+    before: Tensor
+    after: Tensor
+
+    @property
+    def num_items(self) -> int:
+        """Number of items :math:`I`."""
+        return self.tables.num_items
+
+    @property
+    def shares_instruction(self) -> bool:
+        """Whether no user changes the instruction's states."""
+        user_prefix = self.prefix is not None and self.prefix.pool
+        return self.scope == 'causal' or not user_prefix
+
+    def on_epoch_start(self, data: HeteroData) -> None:
+        """Does nothing; part of the trainer's interface."""
+
+    def enable_activation_checkpointing(self) -> None:
+        """Recomputes the language model's layers in the backward pass."""
+        model = _base(self.llm)
+        enable = getattr(model, 'activation_checkpointing_enable', None)
+        if enable is None:  # transformers before 5.20
+            enable = model.gradient_checkpointing_enable
+        enable({'use_reentrant': False})
+
+    def forward(self, batch: SequenceBatch) -> Tensor:
+        """Returns read-out states in fp32.
+
+        Args:
+            batch: Histories. With ``scope='causal'`` and a target for each
+                position, every position is read, :math:`[T, H]`; else the end of
+                each row, :math:`[B, H]`.
+        """
+        batch = self._truncate(batch)
+        every = self.scope == 'causal' and batch.num_targets == batch.item.numel()
+        with self._autocast():
+            item, inverse = batch.item.unique(return_inverse=True)
+            token = self._project(item)[inverse]
+            token = F.dropout(token, self.dropout, self.training)
+            instruction = self._instruct() if self.shares_instruction else None
+            return self._read(token, batch, instruction, every)
+
+    def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
+        """Returns the mean cross-entropy over the batch's targets.
+
+        Args:
+            data: Not read: the model has its own tables.
+            batch: Histories with the target of each position (``scope='causal'``)
+                or of each row.
+
+        Raises:
+            ValueError: If the batch has no targets of that form.
+        """
+        batch = self._truncate(batch)
+        states = self(batch)
+        if batch.target is None or batch.num_targets != states.size(0):
+            raise ValueError(
+                f"'batch' needs a target for each of {states.size(0)} read-outs (got "
+                f"{batch.num_targets}); scope='user' trains on targets='last'"
+            )
+        state = None
+        if self.head.kind == 'tied':
+            state = self.tables(self.token_embeddings)
+        return self.head.loss(states, batch.target, state)
+
+    @torch.no_grad()
+    def encode(self, data: HeteroData | None = None) -> EncodedCatalogue:
+        """Projects the catalogue and reads the instruction, once an evaluation.
+
+        Args:
+            data: Not read: the model has its own tables.
+        """
+        with self._autocast():
+            token = self._project(None)
+            instruction = self._instruct() if self.shares_instruction else None
+        with torch.autocast(token.device.type, enabled=False):
+            state = self.tables(self.token_embeddings)
+            vectors, bias = self.head.items(state)
+        return EncodedCatalogue(token, instruction, vectors, bias)
+
+    @torch.no_grad()
+    def score(self, encoded: EncodedCatalogue, batch: SequenceBatch) -> Tensor:
+        """Returns the scores of all items, fp32 of shape :math:`[B, I]`.
+
+        An empty history is read at the last token before the items would start
+        (or at the end of the response).
+
+        Args:
+            encoded: What :meth:`encode` has given.
+            batch: Histories.
+        """
+        batch = self._truncate(replace(batch, target=None, neg_item=None))
+        with self._autocast():
+            token = encoded.token[batch.item]
+            states = self._read(token, batch, encoded.instruction, every=False)
+        return self.head.score(states, encoded.vectors, encoded.bias)
+
+    @torch.no_grad()
+    def embeddings(self, data: HeteroData | None = None) -> dict[str, Tensor]:
+        """Returns the item states that tokens are made of, :math:`[I, S]`."""
+        return {'item': self.tables(self.token_embeddings).clone()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # A half-precision backbone takes its adapters' fp32 weights under autocast
+        # only; with an fp32 backbone the caller decides.
+        dtype = _base(self.llm).dtype
+        if dtype not in (torch.bfloat16, torch.float16):
+            return nullcontext()
+        return torch.autocast(self.before.device.type, dtype=dtype)
+
+    def _truncate(self, batch: SequenceBatch) -> SequenceBatch:
+        length = batch.length
+        if length.numel() == 0 or int(length.max()) <= self.max_len:
+            return batch
+        keep = batch.position >= (length - self.max_len)[batch.batch]
+        target = batch.target
+        if target is not None and target.numel() == keep.numel():
+            target = target[keep]
+        return replace(
+            batch, item=batch.item[keep], batch=batch.batch[keep], target=target
+        )
+
+    def _project(self, item: Tensor | None) -> Tensor:
+        token = self.projector(self.tables(self.token_embeddings, item))
+        return token.to(_base(self.llm).dtype)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return _base(self.llm).get_input_embeddings()(ids)
+
+    def _call(
+        self, embeds: Tensor, mask: Tensor, offset: int, **kwargs: Any
+    ) -> Tensor:
+        num_slots = 0 if self.prefix is None else self.prefix.num_tokens
+        position = torch.arange(embeds.size(1), device=embeds.device)
+        return self.llm(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=(position + num_slots + offset).expand(mask.shape),
+            use_cache=False,
+            **kwargs,
+        ).last_hidden_state
+
+    def _instruct(self) -> Instruction:
+        embeds = self._embed(self.before)[None]
+        prefix = None if self.prefix is None else self.prefix.instruction()
+        keyvalues: LayerKeyValues = []
+        mask = torch.ones_like(self.before)[None]
+        with _without_checkpointing(self.llm):
+            state = self._call(embeds, mask, 0, prefix=prefix, record=keyvalues)
+        return Instruction(keyvalues, state[0, -1].float())
+
+    def _prefix_states(self, batch: SequenceBatch, width: int) -> PrefixStates | None:
+        if self.prefix is None:
+            return None
+        if not self.prefix.pool:
+            return self.prefix.instruction()
+        x, mask = to_dense_batch(
+            self.tables([self.prefix_embedding], batch.item),
+            batch.batch,
+            batch_size=batch.batch_size,
+            max_num_nodes=width,
+        )
+        return self.prefix(x, mask)
+
+    def _read(
+        self,
+        token: Tensor,
+        batch: SequenceBatch,
+        instruction: Instruction | None,
+        every: bool,
+    ) -> Tensor:
+        """Read-out states of rows that are padded on the right."""
+        length, position = batch.length, batch.position
+        size = batch.batch_size
+        width = max(1, int(length.max())) if size else 1
+        head = self._embed(self.before) if instruction is None else token[:0]
+        tail = self._embed(self.after) if self.scope == 'user' else token[:0]
+        S, R = head.size(0), tail.size(0)
+        embeds = token.new_zeros(size, S + width + R, token.size(1))
+        embeds[:, :S] = head
+        embeds[batch.batch, S + position] = token
+        row = torch.arange(size, device=token.device)
+        end = torch.arange(R, device=token.device) + S + length[:, None]
+        embeds[row[:, None], end] = tail
+        steps = torch.arange(embeds.size(1), device=token.device)
+        states = self._call(
+            embeds,
+            (steps < (S + length + R)[:, None]).long(),
+            0 if instruction is None else self.before.numel(),
+            prefix=self._prefix_states(batch, width),
+            context=None if instruction is None else instruction.keyvalues,
+        )
+        if every:
+            return states[batch.batch, position].float()
+        last = S + length + R - 1
+        out = states[row, last.clamp(min=0)].float()
+        if instruction is None:
+            return out
+        return torch.where((last < 0)[:, None], instruction.state, out)
+
+
+def _base(llm: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return llm.get_base_model() if isinstance(llm, PeftModel) else llm
+
+
+def _adapted(
+    llm: PreTrainedModel | PeftModel, lora: Mapping[str, Any] | None
+) -> PreTrainedModel | PeftModel:
+    """Freezes a backbone, lets it attend to prefixes and adds LoRA."""
+    base = _base(llm)
+    if base.config._attn_implementation != prefix_attention.NAME:
+        base.set_attn_implementation(prefix_attention.NAME)
+    if isinstance(llm, PeftModel):
+        if lora is not None:
+            raise ValueError("'lora' cannot be added to an 'llm' that has an adapter")
+        return llm
+    llm.requires_grad_(False)
+    return llm if lora is None else get_peft_model(llm, LoraConfig(**lora))
+
+
+@contextmanager
+def _without_checkpointing(llm: nn.Module) -> Iterator[None]:
+    # Recomputed layers would record their keys and values a second time.
+    modules = [m for m in llm.modules() if getattr(m, 'gradient_checkpointing', False)]
+    for module in modules:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.gradient_checkpointing = True
+
+
+def _check(
+    tables: Mapping[str, Tensor],
+    names: Sequence[str],
+    used: Sequence[str],
+    trained: Sequence[str],
+    scope: str,
+    max_len: int,
+) -> None:
+    if scope not in ('user', 'causal'):
+        raise ValueError(f"'scope' needs to be 'user' or 'causal' (got {scope!r})")
+    if max_len < 1:
+        raise ValueError(f"'max_len' needs to be at least 1 (got {max_len})")
+    if not names:
+        raise ValueError("'token_embeddings' needs at least one name (got none)")
+    for name in used:
+        if name not in tables:
+            argument = 'token_embeddings' if name in names else 'prefix_embedding'
+            raise ValueError(
+                f"'{argument}' names a table that is not there (got {name!r}; there "
+                f'are {sorted(tables)})'
+            )
+    for name in trained:
+        if name not in used:
+            raise ValueError(
+                f"'train_embeddings' names a table that nothing reads (got {name!r}; "
+                f'read are {sorted(set(used))})'
+            )
+
+
+def _check_prefix(
+    prefix: GraphPrefix,
+    llm: PreTrainedModel | PeftModel,
+    tables: ItemTables,
+    name: str,
+    scope: str,
+) -> None:
+    found = {'hidden_size': prefix.hidden_size, 'num_layers': prefix.num_layers}
+    wanted = {
+        'hidden_size': llm.config.hidden_size,
+        'num_layers': llm.config.num_hidden_layers,
+    }
+    if prefix.pool:
+        found |= {'channels': prefix.channels, 'scope': prefix.scope}
+        wanted |= {'channels': tables.channels[name], 'scope': scope}
+    if found != wanted:
+        raise ValueError(f"'prefix' needs {wanted} here (got {found})")

@@ -1,0 +1,74 @@
+"""Named item embeddings that a language-model recommender reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ItemTables(nn.Module):
+    r"""Item embeddings by name, frozen or trained.
+
+    Rows with a NaN are items without that embedding; they are read as zeros.
+
+    Args:
+        tables (dict): Name to embeddings, each :math:`[I, d]`.
+        train (collection of str): Names of the tables that are trained further;
+            the others are saved as they are. (default: :obj:`()`)
+
+    Raises:
+        ValueError: If the tables do not fit together or hold an infinity.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, Tensor], train: Collection[str] = ()
+    ) -> None:
+        super().__init__()
+        sizes = {name: list(table.shape) for name, table in tables.items()}
+        if not sizes or any(len(size) != 2 for size in sizes.values()):
+            raise ValueError(
+                f"'item_embeddings' needs at least one table of shape [I, d] "
+                f'(got {sizes})'
+            )
+        if len({size[0] for size in sizes.values()}) > 1:
+            raise ValueError(
+                f"'item_embeddings' needs a row for the same items in every table "
+                f'(got {sizes})'
+            )
+        for name in train:
+            if name not in sizes:
+                raise ValueError(
+                    f"'train_embeddings' names a table that is not there (got "
+                    f'{name!r}; there are {sorted(sizes)})'
+                )
+        self.channels = {name: size[1] for name, size in sizes.items()}
+        self.num_items = next(iter(sizes.values()))[0]
+        self.weights = nn.ParameterDict()
+        for name, table in tables.items():
+            table = table.detach().float()
+            missing = table.isnan().any(dim=1, keepdim=True)
+            table = table.masked_fill(missing, 0.0)
+            if not table.is_meta and table.isinf().any():
+                raise ValueError(
+                    f"'item_embeddings' needs finite values (got an infinity in "
+                    f'{name!r})'
+                )
+            self.weights[name] = nn.Parameter(table, requires_grad=name in train)
+
+    def width(self, names: Sequence[str]) -> int:
+        """Returns the width of the concatenation of some tables."""
+        return sum(self.channels[name] for name in names)
+
+    def forward(self, names: Sequence[str], index: Tensor | None = None) -> Tensor:
+        """Returns concatenated rows.
+
+        Args:
+            names: Tables to concatenate.
+            index: Items, :math:`[N]`; :obj:`None` for the whole catalogue.
+        """
+        rows = [self.weights[name] for name in names]
+        if index is not None:
+            rows = [row[index] for row in rows]
+        return torch.cat(rows, dim=-1) if len(rows) > 1 else rows[0]

@@ -1,0 +1,7 @@
+"""Layers and losses for any PyG model; the recommenders are in ``nn.models``."""
+
+from hellm_pyg.nn.aggr import SecondOrderAggregation
+from hellm_pyg.nn.conv import LightHypergraphConv
+from hellm_pyg.nn.loss import ContrastiveLoss
+
+__all__ = ['ContrastiveLoss', 'LightHypergraphConv', 'SecondOrderAggregation']

@@ -1,0 +1,237 @@
+"""SASRec: a causal transformer over a user's items."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.nn.models.base import check_size
+from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
+
+LOSSES = ('softmax', 'sampled_softmax', 'bce')
+
+
+class _Window(NamedTuple):
+    """The flat items that lie within the last ``max_len`` of their row."""
+
+    kept: Tensor  # [T], bool
+    item: Tensor  # [T']
+    row: Tensor  # [T']
+    position: Tensor  # [T'], from 0 at the oldest kept item
+    length: Tensor  # [B]
+
+
+class SASRec(torch.nn.Module):
+    r"""The sequential model of `"Self-Attentive Sequential Recommendation"
+    <https://arxiv.org/abs/1808.09781>`_ with pre-norm blocks and one table
+    for input and output.
+
+    .. math::
+        \mathbf{x}_t = \sqrt{D} \, \mathbf{e}_{s_t} + \mathbf{p}_t, \qquad
+        \mathbf{h} = \mathrm{LN}(\mathrm{blocks}(\mathbf{x})), \qquad
+        s(t, i) = \mathbf{h}_t^{\top} \mathbf{e}_i
+
+    Positions count from the oldest of the last ``max_len`` items. The state at
+    :math:`t` is therefore a function of items up to :math:`t` alone: it is the
+    same in training, where later items follow, and at inference, where it is
+    the last. Rows are padded on the right inside the model, up to the longest
+    of the batch; no item ever attends to padding, and there is no padding id.
+
+    Losses, averaged over the targets:
+
+    * ``'softmax'``: cross-entropy over all items, in chunks
+      (:func:`~hellm_pyg.nn.scoring.table_cross_entropy`);
+    * ``'sampled_softmax'``: cross-entropy over the target and the batch's
+      uniform negatives, as in `"eSASRec" <https://arxiv.org/abs/2508.06450>`_;
+      for uniform negatives the correction by their probability is a constant;
+    * ``'bce'``: binary cross-entropy of the target and of one negative, as in
+      the paper.
+
+    Args:
+        num_items: Number of items :math:`I`.
+        embedding_dim: Width :math:`D`.
+        num_layers: Number of blocks.
+        num_heads: Number of attention heads.
+        max_len: Number of positions; longer histories are cut to their last
+            ``max_len`` items, and targets of earlier ones do not count.
+        dropout: Dropout of the inputs, of attention and of the blocks.
+        loss: ``'softmax'``, ``'sampled_softmax'`` or ``'bce'``.
+        feedforward_dim: Inner width of the blocks; None for :math:`4 D`.
+        chunk_size: Number of targets scored at a time in the loss.
+
+    Raises:
+        ValueError: If an argument is out of range, or data or batch do not
+            fit.
+    """
+
+    sampling: ClassVar[Literal['pairs', 'sequences', 'none']] = 'sequences'
+
+    def __init__(
+        self,
+        num_items: int,
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 1,
+        max_len: int = 50,
+        dropout: float = 0.2,
+        loss: str = 'softmax',
+        feedforward_dim: int | None = None,
+        chunk_size: int = 128,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ('num_items', num_items),
+            ('embedding_dim', embedding_dim),
+            ('num_heads', num_heads),
+            ('max_len', max_len),
+            ('chunk_size', chunk_size),
+        ):
+            if value < 1:
+                raise ValueError(f"'{name}' must be positive (got {value})")
+        if embedding_dim % num_heads:
+            raise ValueError(
+                "'embedding_dim' must be a multiple of 'num_heads' "
+                f'(got {embedding_dim} and {num_heads})'
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
+        if loss not in LOSSES:
+            raise ValueError(f"'loss' must be one of {LOSSES} (got {loss!r})")
+        self.num_items = num_items
+        self.embedding_dim = embedding_dim
+        self.max_len = max_len
+        self.objective = loss
+        self.chunk_size = chunk_size
+        self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
+        self.position_embedding = torch.nn.Embedding(max_len, embedding_dim)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.layers = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(
+                embedding_dim,
+                num_heads,
+                feedforward_dim or 4 * embedding_dim,
+                dropout,
+                activation='gelu',
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = torch.nn.LayerNorm(embedding_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws matrices from N(0, 0.02), clears biases, resets norms."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.02)
+            elif 'norm' in name and name.endswith('weight'):
+                torch.nn.init.ones_(parameter)
+            else:
+                torch.nn.init.zeros_(parameter)
+
+    def encode(self, data: HeteroData) -> Tensor:
+        """Returns the item table [I, D]."""
+        check_size(data, num_items=self.num_items)
+        return self.item_embedding.weight
+
+    def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+        """Scores all items after the last item of each row.
+
+        Args:
+            encoded: The item table that :meth:`encode` returned.
+            batch: Rows of which the history is read.
+
+        Returns:
+            Scores, float of shape :math:`[B, I]`; 0 for an empty history.
+        """
+        window = self._window(batch)
+        return self._last(self._states(encoded, window), window) @ encoded.t()
+
+    def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
+        """Returns the mean loss of the targets, a scalar."""
+        table = self.encode(data)
+        window = self._window(batch)
+        states = self._states(table, window)
+        target, negative = batch.target, batch.neg_item
+        if target is None:
+            raise ValueError(
+                "'batch.target' is needed for the loss (got None); read the batch "
+                "with split='train'"
+            )
+        if target.numel() == batch.item.numel():
+            target = target[window.kept]
+            negative = None if negative is None else negative[window.kept]
+        elif target.numel() == batch.batch_size:
+            states = self._last(states, window)
+        else:
+            raise ValueError(
+                "'batch.target' must have one entry an item or one a row (got "
+                f'{target.numel()} for {batch.item.numel()} items and '
+                f'{batch.batch_size} rows)'
+            )
+        if self.objective == 'softmax':
+            return table_cross_entropy(states, table, target, self.chunk_size)
+        return self._sampled_loss(states, table, target, negative)
+
+    @torch.no_grad()
+    def embeddings(self, data: HeteroData) -> dict[str, Tensor]:
+        """Returns the vectors that later stages use, ``item`` [I, D]."""
+        return {'item': self.encode(data).detach()}
+
+    def _window(self, batch: SequenceBatch) -> _Window:
+        length = batch.length
+        cut = (length - self.max_len).clamp(min=0)
+        position = batch.position - cut[batch.batch]
+        kept = position >= 0
+        return _Window(
+            kept, batch.item[kept], batch.batch[kept], position[kept], length - cut
+        )
+
+    def _states(self, table: Tensor, window: _Window) -> Tensor:
+        """States [T', D] of the kept items; the only place with padding."""
+        _, item, row, position, length = window
+        if item.numel() == 0:
+            return table.new_zeros(0, self.embedding_dim)
+        x = F.embedding(item, table) * self.embedding_dim**0.5
+        x = self.dropout(x + self.position_embedding(position))
+        longest = int(length.max())
+        dense = x.new_zeros(length.numel(), longest, self.embedding_dim)
+        dense[row, position] = x
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(
+            longest, device=x.device, dtype=x.dtype
+        )
+        for layer in self.layers:
+            dense = layer(dense, src_mask=mask, is_causal=True)
+        return self.norm(dense[row, position])
+
+    def _last(self, states: Tensor, window: _Window) -> Tensor:
+        """States [B, D] of the last item of each row, 0 for an empty row."""
+        length = window.length
+        out = states.new_zeros(length.numel(), self.embedding_dim)
+        end = length.cumsum(0)[length > 0] - 1
+        out[length > 0] = states[end]
+        return out
+
+    def _sampled_loss(
+        self, states: Tensor, table: Tensor, target: Tensor, negative: Tensor | None
+    ) -> Tensor:
+        wanted = 'one negative' if self.objective == 'bce' else 'negatives'
+        if negative is None or (self.objective == 'bce' and negative.size(1) != 1):
+            got = 'None' if negative is None else f'shape {list(negative.shape)}'
+            raise ValueError(
+                f"'batch.neg_item' must hold {wanted} a target for "
+                f"loss='{self.objective}' (got {got}); set 'num_neg' of the loader"
+            )
+        candidate = torch.cat([target.unsqueeze(1), negative], dim=1)
+        score = candidate_scores(states, table, candidate, self.chunk_size).float()
+        if self.objective == 'bce':
+            return (F.softplus(-score[:, 0]) + F.softplus(score[:, 1])).mean()
+        repeated = negative == target.unsqueeze(1)
+        score[:, 1:] = score[:, 1:].masked_fill(repeated, -torch.inf)
+        return F.cross_entropy(score, torch.zeros_like(target))

@@ -1,0 +1,228 @@
+"""The best items of known and of new users, in original ids."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.checkpoint import atomic
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.datasets.ids import Id, IdMap
+from hellm_pyg.evaluation import Recommender, iter_rank
+
+FORMATS = ('.parquet', '.csv', '.jsonl')
+
+
+class Recommendation(NamedTuple):
+    """One recommended item.
+
+    Args:
+        user: Original id; :obj:`None` for a user given by a history.
+        rank: From 1.
+        item: Original id.
+        title: Title, if the data have titles.
+        score: What the model ranks by.
+    """
+
+    user: Id | None
+    rank: int
+    item: Id
+    title: str | None
+    score: float
+
+
+def recommend(
+    model: Recommender,
+    data: HeteroData,
+    ids: IdMap,
+    users: Sequence[Any] | None = None,
+    histories: Sequence[Sequence[Any]] | None = None,
+    k: int = 10,
+    exclude_seen: bool = True,
+    **options: Any,
+) -> list[Recommendation]:
+    """Recommends items to known users and to new ones.
+
+    Everything known counts as the history of a known user, held-out items
+    included; graph models propagate over all these interactions. A new user is
+    the items that they interacted with; a history longer than the model's
+    ``max_len`` is read from its last ``max_len`` items on.
+
+    Args:
+        model: A trained recommender.
+        data: The split data that it was trained on.
+        ids: Their id map.
+        users: Original ids of known users; :obj:`None` for all of them, or for
+            none if ``histories`` are given.
+        histories: Original item ids of new users, oldest first.
+        k: Number of items for each user.
+        exclude_seen: Whether items of the history are left out.
+        options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``,
+            see :func:`~hellm_pyg.evaluation.rank`.
+
+    Returns:
+        ``k`` rows for each of ``users``, then for each of ``histories``.
+
+    Raises:
+        UnknownIdError: If a user or an item is unknown.
+        ValueError: If a history is empty or fewer than ``k`` items can be ranked.
+    """
+    histories = histories or []
+    if users is None:
+        known = torch.arange(0 if histories else ids.num_users)
+    else:
+        known = ids.user_index(users)
+    parts: list[Tensor | SequenceBatch] = [known] if known.numel() > 0 else []
+    parts += [_new_users(ids, histories)] if histories else []
+    return [
+        line
+        for part in parts
+        for best in iter_rank(model, data, part, k, exclude_seen, **options)
+        for line in _lines(ids, *best)
+    ]
+
+
+def export_top_n(
+    model: Recommender,
+    data: HeteroData,
+    ids: IdMap,
+    path: str | Path,
+    k: int = 10,
+    exclude_seen: bool = True,
+    batch_size: int = 512,
+    **options: Any,
+) -> int:
+    """Streams the recommendations of all users into a file.
+
+    The file appears when it is complete; no more than ``batch_size`` users are
+    held at a time.
+
+    Args:
+        model: See :func:`recommend`, for the other arguments, too.
+        data: The split data.
+        ids: Their id map.
+        path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, with the columns of
+            :class:`Recommendation`.
+        k: Number of items for each user.
+        exclude_seen: Whether items of the history are left out.
+        batch_size: Users scored at once.
+        options: As of :func:`recommend`, and ``progress``.
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        ValueError: If the format is unknown or fewer than ``k`` items can be
+            ranked for some user.
+    """
+    path, count = _checked(path), 0
+    options['batch_size'] = batch_size
+    with _writer(path, ids) as write:
+        for best in iter_rank(model, data, None, k, exclude_seen, **options):
+            lines = _lines(ids, *best)
+            write(lines)
+            count += len(lines)
+    return count
+
+
+def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> None:
+    """Writes rows of :func:`recommend` as Parquet, CSV or JSONL."""
+    with _writer(_checked(path), ids) as write:
+        write(rows)
+
+
+def _new_users(ids: IdMap, histories: Sequence[Sequence[Any]]) -> SequenceBatch:
+    items = [ids.item_index(history) for history in histories]
+    length = torch.tensor([item.numel() for item in items])
+    if bool((length == 0).any()):
+        empty = (length == 0).nonzero().view(-1).tolist()
+        raise ValueError(
+            f"'histories' needs at least one item each (got none at position {empty})"
+        )
+    row = torch.arange(len(items)).repeat_interleave(length)
+    return SequenceBatch(torch.full((len(items),), -1), torch.cat(items), row)
+
+
+def _lines(
+    ids: IdMap, user: Tensor, item: Tensor, score: Tensor
+) -> list[Recommendation]:
+    titles = ids.titles
+    return [
+        Recommendation(
+            user=None if row < 0 else ids.user_id(row),
+            rank=rank,
+            item=ids.item_id(index),
+            title=titles[index] if titles else None,
+            score=value,
+        )
+        for row, indices, values in zip(
+            user.tolist(), item.tolist(), score.tolist(), strict=True
+        )
+        for rank, (index, value) in enumerate(zip(indices, values, strict=True), 1)
+    ]
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise ValueError(
+            f"'path' needs to end in {', '.join(FORMATS)} (got {str(path)!r})"
+        )
+    return path
+
+
+@contextmanager
+def _writer(
+    path: Path, ids: IdMap
+) -> Iterator[Callable[[Sequence[Recommendation]], None]]:
+    with atomic(path) as temporary:
+        if path.suffix == '.parquet':
+            with _parquet(temporary, ids) as write:
+                yield write
+            return
+        with temporary.open('w', newline='', encoding='utf-8') as file:
+            if path.suffix == '.jsonl':
+                yield lambda rows: file.writelines(
+                    json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in rows
+                )
+                return
+            table = csv.writer(file, lineterminator='\n')
+            table.writerow(Recommendation._fields)
+            yield table.writerows
+
+
+@contextmanager
+def _parquet(
+    path: Path, ids: IdMap
+) -> Iterator[Callable[[Sequence[Recommendation]], None]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = [
+        pa.int64() if all(isinstance(i, int) for i in known) else pa.string()
+        for known in (ids.users, ids.items)
+    ]
+    types = [kinds[0], pa.int32(), kinds[1], pa.string(), pa.float32()]
+    schema = pa.schema(list(zip(Recommendation._fields, types, strict=True)))
+
+    def column(rows: Sequence[Recommendation], index: int) -> Any:
+        values = [row[index] for row in rows]
+        if types[index] == pa.string():
+            values = [None if value is None else str(value) for value in values]
+        return pa.array(values, types[index])
+
+    with parquet.ParquetWriter(path, schema) as writer:
+
+        def write(rows: Sequence[Recommendation]) -> None:
+            columns = [column(rows, index) for index in range(len(types))]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+        yield write

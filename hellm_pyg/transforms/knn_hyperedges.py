@@ -1,0 +1,219 @@
+"""Nearest-neighbour hyperedges of every item modality."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.nn.pool.knn import KNNIndex, MIPSKNNIndex
+from torch_geometric.transforms import BaseTransform
+
+POINTS_PER_CELL = 39  # below it faiss warns that k-means has too few points
+
+
+class IVFMIPSKNNIndex(KNNIndex):
+    r"""Maximum inner product search over inverted lists that hold full vectors.
+
+    The points are clustered into :math:`4 \sqrt{N}` cells; a query reads the
+    ``num_cells_to_visit`` nearest. A query can get fewer than :math:`k` neighbours,
+    the rest being -1.
+
+    Args:
+        num_cells_to_visit: Number of cells a query reads.
+        emb: Points to add, :math:`[N, F]`.
+    """
+
+    def __init__(self, num_cells_to_visit: int = 8, emb: Tensor | None = None) -> None:
+        self.num_cells_to_visit = num_cells_to_visit
+        self.num_cells = 1
+        super().__init__(index_factory=None, emb=emb)
+
+    def add(self, emb: Tensor) -> None:
+        """Adds points; the first call's also place the cells."""
+        if self.index is None:
+            most = emb.size(0) // POINTS_PER_CELL
+            self.num_cells = max(1, min(int(4 * emb.size(0) ** 0.5), most))
+        super().add(emb)
+
+    def _create_index(self, channels: int) -> Any:
+        import faiss
+
+        index: Any = faiss.index_factory(
+            channels, f'IVF{self.num_cells},Flat', faiss.METRIC_INNER_PRODUCT
+        )
+        index.nprobe = min(self.num_cells_to_visit, self.num_cells)
+        return index
+
+
+@functional_transform('knn_hyperedges')
+class KNNHyperedges(BaseTransform):
+    r"""Makes one hyperedge an item and modality from its nearest neighbours
+    (functional name: :obj:`knn_hyperedges`).
+
+    With :math:`S^m` the cosine similarities of the rows of ``x_<m>``, the incidence
+    of ``direction='row'`` is
+
+    .. math::
+
+        H^m_{ij} = 1 \; \textrm{if} \; j \in \mathrm{top}_k(S^m_{i,:}),
+        \; \textrm{else} \; 0,
+
+    so that item :math:`i` is a member of hyperedge :math:`e` iff :math:`e` is one of
+    its neighbours, as in `HeLLM <https://arxiv.org/abs/2504.10541>`_'s code;
+    ``'col'`` is the transpose, where an item's neighbours form its hyperedge. An item
+    is always its own neighbour, at the cost of the last one if duplicates of it crowd
+    it out. An item whose row is missing (all NaN or all zero) is in no hyperedge and
+    nobody's neighbour, which leaves exactly :math:`k` entries a present item.
+
+    Writes the node type ``'<m>_hyperedge'`` and the
+    :class:`~torch_geometric.EdgeIndex` of
+    ``('item', 'member_of', '<m>_hyperedge')``, sorted by item, caches filled. No
+    :math:`I \times I` matrix is built.
+
+    Args:
+        k: Neighbours of an item, itself included.
+        modalities: Names ``m`` of the features ``x_<m>``; all of them by default.
+        direction: ``'row'`` or ``'col'``.
+        index: ``'flat'`` is exact; ``'ivf'`` reads 8 cells of an inverted file, for
+            catalogues of 100,000 items and more.
+        block_size: Queries searched at once.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        k: int = 10,
+        modalities: Sequence[str] | None = None,
+        direction: Literal['row', 'col'] = 'row',
+        index: Literal['flat', 'ivf'] = 'flat',
+        block_size: int = 4096,
+    ) -> None:
+        if k < 1:
+            raise ValueError(f"'k' needs to be at least 1 (got {k})")
+        if block_size < 1:
+            raise ValueError(f"'block_size' needs to be at least 1 (got {block_size})")
+        if direction not in ('row', 'col'):
+            raise ValueError(
+                f"'direction' needs to be 'row' or 'col' (got {direction!r})"
+            )
+        if index not in ('flat', 'ivf'):
+            raise ValueError(f"'index' needs to be 'flat' or 'ivf' (got {index!r})")
+        if isinstance(modalities, str):
+            raise ValueError(
+                f"'modalities' needs to be a sequence of names (got {modalities!r}): "
+                f'write [{modalities!r}]'
+            )
+        self.k = k
+        self.modalities = modalities
+        self.direction = direction
+        self.index = index
+        self.block_size = block_size
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        """Adds the hyperedges.
+
+        Raises:
+            ValueError: If a modality is absent, holds NaN or Inf in a row that is not
+                missing as a whole, or has no more than ``k`` present rows.
+            ImportError: If faiss is not installed.
+        """
+        num_items = int(data['item'].num_nodes)
+        for name in self._names(data):
+            x = data['item'][f'x_{name}'].detach()
+            present = _present_rows(name, x)
+            item, edge = self._search(name, x, present)
+            if self.direction == 'col':
+                item, edge = edge, item
+            order = (item * num_items + edge).argsort()
+            data[f'{name}_hyperedge'].num_nodes = num_items
+            data['item', 'member_of', f'{name}_hyperedge'].edge_index = EdgeIndex(
+                torch.stack([item[order], edge[order]]),
+                sparse_size=(num_items, num_items),
+                sort_order='row',
+            ).fill_cache_()
+        return data
+
+    def _names(self, data: HeteroData) -> list[str]:
+        known = [key[2:] for key in data['item'].to_dict() if key.startswith('x_')]
+        names = known if self.modalities is None else list(self.modalities)
+        if not names or not set(names) <= set(known):
+            raise ValueError(
+                f"'modalities' needs names m with features 'x_<m>' of the items (got "
+                f'{names}, the data have {known})'
+            )
+        return names
+
+    def _search(self, name: str, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        if self.k >= present.numel():
+            raise ValueError(
+                f"'k' needs to be below the number of items with modality '{name}' "
+                f'(got k={self.k} and {present.numel()} such items)'
+            )
+        emb = F.normalize(x[present].cpu().float(), dim=-1)
+        try:
+            with _one_thread_on_macos():
+                neighbor = self._neighbors(emb)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "'KNNHyperedges' needs the package 'faiss' (pip install faiss-cpu)"
+            ) from error
+        own = torch.arange(present.numel()).unsqueeze(-1)
+        crowded_out = (neighbor != own).all(dim=-1)
+        neighbor[crowded_out, -1:] = own[crowded_out]
+        present = present.cpu()
+        item = present.repeat_interleave(self.k)
+        return item.to(x.device), present[neighbor.view(-1)].to(x.device)
+
+    def _neighbors(self, emb: Tensor) -> Tensor:
+        if self.index == 'flat':
+            return self._query(MIPSKNNIndex(emb), emb)
+        neighbor = self._query(IVFMIPSKNNIndex(emb=emb), emb)
+        short = (neighbor < 0).any(dim=-1)  # too few points in the visited cells
+        if bool(short.any()):
+            neighbor[short] = self._query(MIPSKNNIndex(emb), emb[short])
+        return neighbor
+
+    def _query(self, index: KNNIndex, emb: Tensor) -> Tensor:
+        blocks = emb.split(self.block_size)
+        return torch.cat([index.search(block, self.k).index for block in blocks])
+
+    def __repr__(self) -> str:
+        return f'{self.__class__.__name__}(k={self.k})'
+
+
+def _present_rows(name: str, x: Tensor) -> Tensor:
+    missing = x.isnan().all(dim=-1) | (x == 0).all(dim=-1)
+    broken = ~x.isfinite().all(dim=-1) & ~missing
+    if bool(broken.any()):
+        rows = broken.nonzero().view(-1).tolist()
+        raise ValueError(
+            f"'x_{name}' needs rows that are finite, or missing as a whole as NaN (got "
+            f'NaN or Inf in {len(rows)} rows, the first of them {rows[0]})'
+        )
+    return (~missing).nonzero().view(-1)
+
+
+@contextmanager
+def _one_thread_on_macos() -> Iterator[None]:
+    """There torch and faiss each bring an OpenMP runtime, and the two clash."""
+    if sys.platform != 'darwin':
+        yield
+        return
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)

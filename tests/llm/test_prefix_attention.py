@@ -1,0 +1,441 @@
+"""Prefix attention against expanded, cached and one-pass-per-history oracles."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    LlamaConfig,
+    LlamaModel,
+    MistralConfig,
+    MistralModel,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+)
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.prefix_attention import NAME, PrefixStates
+
+B, T, S, P, L, H, C = 3, 6, 4, 5, 3, 48, 8
+MODELS = {
+    'llama': (LlamaModel, LlamaConfig, {}),
+    'mistral': (MistralModel, MistralConfig, {'head_dim': 16, 'sliding_window': 64}),
+    'qwen2': (Qwen2Model, Qwen2Config, {}),
+    'qwen3': (Qwen3Model, Qwen3Config, {'head_dim': 16}),
+}
+
+
+def naive_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    prefix: PrefixStates | None = None,
+    context: list[tuple[Tensor, Tensor]] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Builds every slot of every position; all heads repeated, one by one."""
+    assert prefix is not None
+    layer, (rows, heads, length, d) = module.layer_idx, query.shape
+    groups = heads // key.shape[1]
+
+    def project(linear: Any, state: Tensor, bias: Tensor, gain: Tensor) -> Tensor:
+        linear = getattr(linear, 'base_layer', linear)
+        x = bias[layer][None, None] + state[:, :, None]  # [B, T or 1, P, H]
+        x = x * (x.square().mean(-1, keepdim=True) + prefix.eps).rsqrt() * gain
+        x = linear(x.to(query.dtype))
+        x = x.expand(rows, length, -1, -1).unflatten(-1, (-1, d)).permute(0, 3, 1, 2, 4)
+        return x.repeat_interleave(groups, 1)  # [B, heads, T, P, d]
+
+    slot_key = project(module.k_proj, prefix.key, prefix.key_bias, prefix.key_gain)
+    slot_value = project(
+        module.v_proj, prefix.value, prefix.value_bias, prefix.value_gain
+    )
+    if context is not None:
+        past = [part.expand(rows, -1, -1, -1) for part in context[layer]]
+        key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+        attention_mask = torch.nn.functional.pad(
+            attention_mask, (past[0].shape[2], 0), value=0.0
+        )
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    logit = query @ key.mT * scaling + attention_mask
+    slot = torch.einsum('bhtd,bhtpd->bhtp', query, slot_key) * scaling
+    if prefix.gate is None:
+        weight = torch.cat([slot, logit], -1).softmax(-1)
+        slot, weight = weight[..., : slot.shape[-1]], weight[..., slot.shape[-1] :]
+    else:
+        slot = slot.softmax(-1) * prefix.gate[layer].tanh()
+        weight = logit.softmax(-1)
+    out = weight @ value + torch.einsum('bhtp,bhtpd->bhtd', slot, slot_value)
+    return out.transpose(1, 2), None
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _naive_is_registered() -> Iterator[None]:
+    AttentionInterface.register('naive_prefix', naive_attention)
+    AttentionMaskInterface.register('naive_prefix', eager_mask)
+    yield
+    del AttentionInterface._global_mapping['naive_prefix']
+    del AttentionMaskInterface._global_mapping['naive_prefix']
+
+
+def build(
+    name: str = 'llama', attention: str = NAME, **kwargs: Any
+) -> PreTrainedModel:
+    """A tiny model with grouped queries, biases and gains far from their start."""
+    torch.manual_seed(1)
+    model, config, own = MODELS[name]
+    llm = model(
+        config(
+            vocab_size=17,
+            hidden_size=H,
+            intermediate_size=40,
+            num_hidden_layers=L,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            attn_implementation=attention,
+            **(own | kwargs),
+        )
+    )
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            parameter.normal_(std=0.3).add_(1.0 if parameter.dim() == 1 else 0.0)
+    return llm.eval()
+
+
+def states(rows: int = B, length: int = T, gate: bool = False) -> PrefixStates:
+    """Random states, with random gains."""
+    torch.manual_seed(2)
+    return PrefixStates(
+        key=torch.randn(rows, length, H),
+        value=torch.randn(rows, length, H),
+        key_bias=torch.randn(L, P, H),
+        value_bias=torch.randn(L, P, H),
+        key_gain=torch.rand(H) + 0.5,
+        value_gain=torch.rand(H) + 0.5,
+        gate=torch.randn(L) if gate else None,
+    )
+
+
+def tokens(rows: int = B, length: int = T) -> tuple[Tensor, Tensor]:
+    """Embeddings of right-padded rows, and their mask."""
+    torch.manual_seed(3)
+    mask = torch.arange(length) < torch.tensor([length, 1, length - 2])[:rows, None]
+    return torch.randn(rows, length, H), mask
+
+
+def run(llm: Any, x: Tensor, mask: Tensor, start: int = P, **kwargs: Any) -> Tensor:
+    """Hidden states, zero where padded."""
+    position = (start + torch.arange(x.shape[1]))[None].expand(x.shape[0], -1)
+    out = llm(
+        inputs_embeds=x,
+        attention_mask=mask.long(),
+        position_ids=position,
+        use_cache=False,
+        **kwargs,
+    ).last_hidden_state
+    return out.masked_fill(~mask[:, -x.shape[1] :, None], 0.0)
+
+
+def same_weights(name: str, attention: str, **kwargs: Any) -> PreTrainedModel:
+    return build(name, attention, **kwargs)
+
+
+@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('plain', ['sdpa', 'eager'])
+def test_without_prefix_is_the_plain_model(name: str, plain: str) -> None:
+    x, mask = tokens()
+    expected = run(build(name, plain), x, mask)
+    torch.testing.assert_close(run(build(name), x, mask), expected)
+
+
+@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('gate', [False, True])
+@pytest.mark.parametrize('length', [1, T])
+@pytest.mark.parametrize('shared', [False, True])
+def test_equals_the_expanded_slots(
+    name: str, gate: bool, length: int, shared: bool
+) -> None:
+    x, mask = tokens()
+    prefix = states(length=length, gate=gate)
+    context = None
+    if shared:
+        torch.manual_seed(4)
+        context = [
+            (torch.randn(1, 2, S, d), torch.randn(1, 2, S, d))
+            for d in [build(name).layers[0].self_attn.head_dim] * L
+        ]
+    kwargs = {'prefix': prefix, 'context': context, 'start': P + S}
+    expected = run(build(name, 'naive_prefix'), x, mask, **kwargs)
+    actual = run(build(name), x, mask, **kwargs)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+    plain = run(build(name), x, mask, P + S, context=context)
+    assert (actual - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize('name', ['llama', 'qwen2'])
+@pytest.mark.parametrize('gate', [False, True])
+def test_gradients_equal_those_of_the_expanded_slots(name: str, gate: bool) -> None:
+    x, mask = tokens()
+    fields = ['key', 'value', 'key_bias', 'value_bias', 'key_gain', 'value_gain']
+    fields += ['gate'] if gate else []
+    grads = []
+    for attention in (NAME, 'naive_prefix'):
+        raw = states(gate=gate)
+        leaves = {f: getattr(raw, f).clone().requires_grad_() for f in fields}
+        embeds = x.clone().requires_grad_()
+        d = build(name).layers[0].self_attn.head_dim
+        shared = torch.linspace(-1, 1, 2 * L * 2 * S * d).view(L, 2, 1, 2, S, d)
+        shared.requires_grad_()
+        out = run(
+            build(name, attention),
+            embeds,
+            mask,
+            prefix=replace(raw, **leaves),
+            context=[(k, v) for k, v in shared],
+        )
+        out.square().sum().backward()
+        grads.append([embeds.grad, shared.grad, *(x.grad for x in leaves.values())])
+    for actual, expected, name in zip(*grads, ['x', 'context', *fields], strict=True):
+        assert expected.abs().max() > 0, name
+        error = (actual - expected).abs().max() / expected.abs().max()
+        assert error < 1e-4, (name, error)
+
+
+@pytest.mark.parametrize('name', ['llama', 'mistral', 'qwen2'])
+def test_user_level_equals_a_cache_of_the_unmodified_model(name: str) -> None:
+    x, mask = tokens()
+    prefix = states(length=1)
+    llm = build(name, 'sdpa')
+    cache = DynamicCache()
+    for layer, block in enumerate(llm.layers):
+        pairs = []
+        for linear, state, bias, gain in (
+            (block.self_attn.k_proj, prefix.key, prefix.key_bias, prefix.key_gain),
+            (
+                block.self_attn.v_proj,
+                prefix.value,
+                prefix.value_bias,
+                prefix.value_gain,
+            ),
+        ):
+            norm = torch.nn.functional.rms_norm
+            slot = norm(bias[layer] + state, (H,), gain, prefix.eps)
+            head_dim = block.self_attn.head_dim
+            pairs.append(linear(slot).unflatten(-1, (-1, head_dim)).transpose(1, 2))
+        cache.update(*pairs, layer)
+    expected = llm(
+        inputs_embeds=x,
+        attention_mask=torch.cat([torch.ones(B, P), mask], 1).long(),
+        position_ids=(P + torch.arange(T))[None].expand(B, -1),
+        past_key_values=cache,
+    ).last_hidden_state
+    actual = run(build(name), x, mask, prefix=prefix)
+    expected = expected.masked_fill(~mask[..., None], 0.0)
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def graph_prefix(scope: str = 'causal', **kwargs: Any) -> GraphPrefix:
+    torch.manual_seed(5)
+    options = {'rank': 4, 'scale': 'sqrt_l2', 'num_tokens': P, 'hidden_channels': 12}
+    prefix = GraphPrefix(C, H, L, scope=scope, **(options | kwargs)).eval()
+    with torch.no_grad():
+        for name, parameter in prefix.named_parameters():
+            if 'norm' in name or 'gate' in name:
+                parameter.normal_().add_(0.5)
+    return prefix
+
+
+@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('gate', ['none', 'tanh'])
+def test_causal_equals_one_pass_a_history(name: str, gate: str) -> None:
+    llm, prefix = build(name), graph_prefix(gate=gate)
+    x, mask = tokens()
+    items = torch.randn(B, T, C)
+    instruction = torch.randn(1, S, H)
+    everything = torch.ones(1, S, dtype=torch.bool)
+    record: list[tuple[Tensor, Tensor]] = []
+    run(llm, instruction, everything, prefix=prefix.instruction(), record=record)
+    assert len(record) == L
+    actual = run(
+        llm, x, mask, P + S, prefix=prefix(items, mask), context=record
+    )
+    # Each history by itself, with its instruction in front of it.
+    for row in range(B):
+        for t in range(int(mask[row].sum())):
+            seen = slice(0, t + 1)
+            full = torch.cat([instruction, x[row : row + 1, seen]], 1)
+            item_states = prefix(items[row : row + 1, seen], mask[row : row + 1, seen])
+            start = prefix.instruction()
+            whole = replace(
+                item_states,
+                key=torch.cat([start.key.expand(1, S, -1), item_states.key], 1),
+                value=torch.cat([start.value.expand(1, S, -1), item_states.value], 1),
+            )
+            length = torch.ones(1, S + t + 1, dtype=torch.bool)
+            expected = run(llm, full, length, prefix=whole)[0, -1]
+            torch.testing.assert_close(
+                actual[row, t], expected, atol=5e-5, rtol=1e-4
+            )
+
+
+def test_no_position_sees_the_future() -> None:
+    llm, prefix = build(), graph_prefix(scale='sum')
+    x, _ = tokens(rows=1)
+    items = torch.randn(1, T, C)
+    mask = torch.ones(1, T, dtype=torch.bool)
+    before = run(llm, x, mask, prefix=prefix(items, mask))
+    for t in range(1, T):
+        later_x, later_items = x.clone(), items.clone()
+        later_x[:, t:] += 1.0
+        later_items[:, t:] += 1.0
+        after = run(llm, later_x, mask, prefix=prefix(later_items, mask))
+        assert torch.equal(after[:, :t], before[:, :t])
+        assert not torch.allclose(after[:, t], before[:, t])
+
+
+@pytest.mark.parametrize('gate', ['none', 'tanh'])
+def test_rows_ignore_their_mates_and_padding(gate: str) -> None:
+    llm, prefix = build(), graph_prefix(gate=gate)
+    x, mask = tokens()
+    items = torch.randn(B, T, C).masked_fill(~mask[..., None], float('nan'))
+    together = run(llm, x, mask, prefix=prefix(items, mask))
+    assert together.isfinite().all()
+    for row in range(B):
+        n = int(mask[row].sum())
+        real = (slice(row, row + 1), slice(0, n))
+        alone = run(llm, x[real], mask[real], prefix=prefix(items[real], mask[real]))
+        torch.testing.assert_close(together[row, :n], alone[0], atol=2e-5, rtol=1e-4)
+
+
+def test_left_padding_of_the_user_level_form() -> None:
+    llm, prefix = build(), graph_prefix('user')
+    x, mask = tokens()
+    items = torch.randn(B, T, C)
+    right = run(llm, x, mask, prefix=prefix(items, mask))
+    for row in range(B):
+        n = int(mask[row].sum())
+        pad = torch.zeros(1, T - n, dtype=torch.bool)
+        left = torch.cat([pad, mask[row : row + 1, :n]], 1)
+        moved = x[row : row + 1].roll(T - n, 1)
+        out = llm(
+            inputs_embeds=moved,
+            attention_mask=left.long(),
+            position_ids=(left.cumsum(1) - 1).clamp(min=0) + P,
+            prefix=prefix(items[row : row + 1], mask[row : row + 1]),
+        ).last_hidden_state
+        torch.testing.assert_close(out[0, T - n :], right[row, :n], atol=2e-5, rtol=1e-4)
+
+
+def test_closed_gate_is_the_plain_model() -> None:
+    llm, x_mask = build(), tokens()
+    prefix = graph_prefix(gate='tanh')
+    items = torch.randn(B, T, C)
+    with torch.no_grad():
+        prefix.layer_gate.zero_()
+    actual = run(llm, *x_mask, prefix=prefix(items, x_mask[1]))
+    torch.testing.assert_close(actual, run(llm, *x_mask), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('length', [1, T])
+@pytest.mark.parametrize('gate', [False, True])
+def test_no_slots_are_the_plain_model(length: int, gate: bool) -> None:
+    x, mask = tokens()
+    prefix = states(length=length, gate=gate)
+    empty = replace(
+        prefix, key_bias=prefix.key_bias[:, :0], value_bias=prefix.value_bias[:, :0]
+    )
+    actual = run(build(), x, mask, prefix=empty)
+    torch.testing.assert_close(actual, run(build(), x, mask), atol=2e-5, rtol=1e-4)
+
+
+def test_context_equals_the_whole_sequence() -> None:
+    llm = build()
+    x, mask = tokens()
+    instruction = torch.randn(1, S, H)
+    record: list[tuple[Tensor, Tensor]] = []
+    run(llm, instruction, torch.ones(1, S, dtype=torch.bool), 0, record=record)
+    actual = run(llm, x, mask, S, context=record)
+    whole = torch.cat([instruction.expand(B, -1, -1), x], 1)
+    seen = torch.cat([torch.ones(B, S, dtype=torch.bool), mask], 1)
+    expected = run(llm, whole, seen, 0)[:, S:]
+    torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_slots_are_not_rotated() -> None:
+    """Rotary logits depend on distances, those of the slots on positions."""
+    llm = build()
+    x, mask = tokens()
+    prefix = states()
+    moved = run(llm, x, mask, 9, prefix=prefix)
+    assert (moved - run(llm, x, mask, 0, prefix=prefix)).abs().max() > 1e-3
+    torch.testing.assert_close(run(llm, x, mask, 9), run(llm, x, mask, 0))
+
+
+@pytest.mark.parametrize('lora', [False, True])
+def test_activation_checkpointing_changes_no_gradient(lora: bool) -> None:
+    x, mask = tokens()
+    items = torch.randn(B, T, C)
+    grads = []
+    for checkpointing in (False, True):
+        llm: Any = build()
+        if lora:
+            llm = get_peft_model(llm, LoraConfig(target_modules=['up_proj', 'k_proj']))
+            for name, parameter in llm.named_parameters():
+                if 'lora_B' in name:
+                    torch.nn.init.constant_(parameter, 0.02)
+        llm.train()
+        prefix = graph_prefix()
+        if checkpointing:
+            llm.gradient_checkpointing_enable({'use_reentrant': False})
+        embeds = x.clone().requires_grad_()
+        instruction = torch.ones(1, S, H).requires_grad_()
+        record: list[tuple[Tensor, Tensor]] = []
+        everything = torch.ones(1, S, dtype=torch.bool)
+        run(llm, instruction, everything, prefix=prefix.instruction(), record=record)
+        assert len(record) == L
+        out = run(llm, embeds, mask, P + S, prefix=prefix(items, mask), context=record)
+        out.square().mean().backward()
+        assert len(record) == L
+        leaves = [embeds, instruction, *prefix.parameters()]
+        leaves += [p for n, p in llm.named_parameters() if 'lora' in n]
+        grads.append([leaf.grad for leaf in leaves])
+    for plain, recomputed in zip(*grads, strict=True):
+        assert plain.abs().max() > 0
+        torch.testing.assert_close(recomputed, plain)
+
+
+def test_slots_pass_by_the_adapters() -> None:
+    x, mask = tokens()
+    prefix = states()
+    config = LoraConfig(
+        target_modules=['k_proj', 'v_proj'], init_lora_weights=False, r=4
+    )
+    llm = get_peft_model(build(), config).eval()
+    naive = copy.deepcopy(llm)
+    naive.base_model.model.config._attn_implementation = 'naive_prefix'
+    torch.testing.assert_close(
+        run(llm, x, mask, prefix=prefix),
+        run(naive, x, mask, prefix=prefix),
+        atol=2e-5,
+        rtol=1e-4,
+    )
+    with llm.disable_adapter():
+        plain = run(llm, x, mask, prefix=prefix)
+    assert (run(llm, x, mask, prefix=prefix) - plain).abs().max() > 1e-2

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import dataclasses
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hellm_pyg.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    LLMConfig,
+    TrainConfig,
+    load_config,
+    nearest,
+    recipes,
+    save_config,
+    to_dict,
+)
+
+DATASETS = ('beauty', 'toys', 'sports')
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_no_recipe_gives_the_defaults() -> None:
+    assert load_config() == Config()
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    recipe = write(
+        tmp_path / 'recipe.yaml',
+        'model: {name: HeLLMPre, alpha: 0.5}\ntrain: {lr: 1e-3, betas: [0.9, 1]}\n',
+    )
+    config = load_config(
+        recipe, ['train.lr=3e-4', 'model.beta=.1', 'data.features.text=a=b.npy']
+    )
+    assert config.model == {'name': 'HeLLMPre', 'alpha': 0.5, 'beta': 0.1}
+    assert config.train == TrainConfig(lr=3e-4, betas=(0.9, 1.0))
+    assert config.data.features == {'text': 'a=b.npy'}
+    assert load_config(recipe).train.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [('1e-3', 1e-3), ('5E+2', 500.0), ('-1.5e3', -1500.0), ('.5e1', 5.0), ('2', 2.0)],
+)
+def test_numbers_with_exponents(text: str, value: float) -> None:
+    assert load_config(None, [f'train.min_lr={text}']).train.min_lr == value
+
+
+def test_sections_may_be_opened_and_closed() -> None:
+    config = load_config(None, ['llm.name=folder', 'llm.prefix.rank=16'])
+    assert config.llm == LLMConfig(name='folder', prefix={'rank': 16})
+    assert load_config(None, ['llm.name=folder', 'llm=null']).llm is None
+
+
+def test_override_replaces_a_mapping() -> None:
+    config = load_config('finetune_best', ['llm.tables={seq: runs/x}'])
+    assert config.llm is not None
+    assert config.llm.tables == {'seq': 'runs/x'}
+
+
+def test_another_model_drops_the_arguments_of_the_former() -> None:
+    config = load_config('pretrain_best', ['model.name=SASRec', 'model.num_layers=1'])
+    assert config.model == {'name': 'SASRec', 'num_layers': 1}
+    same = load_config('pretrain_best', ['model.name=HeLLMPre'])
+    assert same.model == load_config('pretrain_best').model
+
+
+@pytest.mark.parametrize(
+    ('override', 'known'),
+    [
+        ('train.learning_rate=1', 'train.'),
+        ('train.lrr=1', 'train.lr'),
+        ('lr=1', 'train.lr'),
+        ('trian.lr=1', 'train'),
+        ('data.feature.text=a', 'data.features'),
+        ('llm.tabels={}', 'llm.tables'),
+        ('eval.k=[10]', 'eval.ks'),
+        ('history=train', 'eval.history'),
+    ],
+)
+def test_unknown_key_names_the_nearest_and_the_override(
+    override: str, known: str
+) -> None:
+    with pytest.raises(ValueError, match='unknown key') as caught:
+        load_config(None, [override])
+    assert f"nearest known key is '{known}" in str(caught.value)
+    assert f"the override '{override}'" in str(caught.value)
+
+
+def test_unknown_key_names_the_file(tmp_path: Path) -> None:
+    recipe = write(tmp_path / 'mine.yaml', 'train: {epoch: 3}')
+    with pytest.raises(ValueError, match=r"'train.epoch' in mine.yaml.*'train.epochs'"):
+        load_config(recipe)
+
+
+@pytest.mark.parametrize(
+    ('override', 'expected', 'got'),
+    [
+        ('train.lr=fast', 'a number', "'fast'"),
+        ('train.clip=true', 'a number or null', 'True'),
+        ('train.batch_size=1.5', 'an integer', '1.5'),
+        ('train.batch_size=true', 'an integer', 'True'),
+        ('train.activation_checkpointing=1', 'true or false', '1'),
+        ('data.interactions=3', 'text', '3'),
+        ('data.features=[a]', 'a mapping', "['a']"),
+        ('train.betas=[0.9]', 'a list of a number, a number', '[0.9]'),
+        ('eval.ks=10', 'a list of an integer', '10'),
+        ('train.optimizer=sgd', "one of 'adam', 'adamw'", "'sgd'"),
+        ('llm.scope=null', "one of 'user', 'causal'", 'None'),
+        ('llm.token=[graph, 3]', 'text', '3'),
+        ('train=3', 'a mapping', '3'),
+        ('llm=off', 'a mapping or null', 'False'),
+    ],
+)
+def test_wrong_type_names_key_value_and_expectation(
+    override: str, expected: str, got: str
+) -> None:
+    with pytest.raises(ValueError, match='needs to be') as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert message.startswith(f"'{override.split('=')[0]}")
+    assert message.endswith(f'needs to be {expected} (got {got})')
+
+
+@pytest.mark.parametrize(
+    'override',
+    ['train.batch_size=0', 'train.lr=-1', 'eval.ks=[]', 'eval.ks=[0]', 'train.lr=.nan'],
+)
+def test_values_out_of_range(override: str) -> None:
+    with pytest.raises(ValueError, match=r"'\w+' needs to .*\(got"):
+        load_config(None, [override])
+
+
+@pytest.mark.parametrize('override', ['train.lr', '=3', 'train..lr=3', 'train.lr=[1'])
+def test_malformed_override(override: str) -> None:
+    with pytest.raises(ValueError, match='override'):
+        load_config(None, [override])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='is not YAML'):
+        load_config(write(tmp_path / 'a.yaml', 'train: [1'))
+    with pytest.raises(ValueError, match='sections of keys'):
+        load_config(write(tmp_path / 'b.yaml', 'just text'))
+    with pytest.raises(ValueError, match="nearest is 'sasrec'"):
+        load_config('sasrek')
+
+
+def test_dataset_lays_a_partial_recipe_over_the_rest(tmp_path: Path) -> None:
+    recipe = write(
+        tmp_path / 'a.yaml',
+        'train: {lr: 0.1, seed: 1}\nmodel: {name: A, x: 1, y: 1}\n'
+        'datasets: {other: {train: {lr: 0.2}, model: {x: 2}}, bad: {tra: 1}}\n',
+    )
+    config = load_config(recipe, ['train.seed=7', 'dataset=other'])
+    assert (config.train.lr, config.train.seed) == (0.2, 7)
+    assert config.model == {'name': 'A', 'x': 2, 'y': 1}
+    with pytest.raises(ValueError, match=r'other, bad \(got .none.\)'):
+        load_config(recipe, ['dataset=none'])
+    with pytest.raises(ValueError, match=r"'datasets.bad'; .*'train'"):
+        load_config(recipe, ['dataset=bad'])
+
+
+def test_nearest_always_names_one() -> None:
+    assert nearest('zzz', ['alpha', 'beta']) in {'alpha', 'beta'}
+
+
+names = st.text(string.ascii_letters, min_size=1, max_size=8)
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | names
+
+
+@given(
+    data=st.builds(
+        DataConfig,
+        interactions=st.text(st.characters(exclude_categories=['Cs', 'Cc'])),
+        features=st.dictionaries(names, names, max_size=3),
+        min_rating=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        knn=st.integers(1, 99),
+    ),
+    model=st.dictionaries(names, plain, max_size=4),
+    llm=st.none()
+    | st.builds(
+        LLMConfig,
+        num_layers=st.none() | st.integers(1, 40),
+        token=st.lists(names),
+        prefix=st.none() | st.dictionaries(names, plain, max_size=3),
+        instruction=st.none() | st.just('### A:\n\n"b": c\n'),
+    ),
+    train=st.builds(
+        TrainConfig,
+        lr=st.floats(0, 1),
+        betas=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+        schedule=st.sampled_from(['constant', 'linear', 'cosine', 'exponential']),
+    ),
+    evaluation=st.builds(
+        EvalConfig, ks=st.lists(st.integers(1, 99), min_size=1).map(tuple)
+    ),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: DataConfig,
+    model: dict[str, Any],
+    llm: LLMConfig | None,
+    train: TrainConfig,
+    evaluation: EvalConfig,
+) -> None:
+    config = Config(data, model, llm, train, evaluation)
+    path = tmp_path_factory.getbasetemp() / 'config.yaml'
+    save_config(config, path)
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize('name', recipes())
+def test_recipes_name_every_field(name: str) -> None:
+    raw = yaml.safe_load(recipes()[name].read_text())
+    assert set(raw.pop('datasets')) == set(DATASETS)
+    config = to_dict(Config(llm=None if raw['llm'] is None else LLMConfig()))
+    for section, keys in config.items():
+        assert section in raw
+        if isinstance(keys, dict) and section != 'model':
+            assert set(raw[section]) == set(keys), section
+    assert bool(raw['model']) != bool(raw['llm'])
+
+
+@pytest.mark.parametrize('dataset', DATASETS)
+@pytest.mark.parametrize('name', recipes())
+def test_recipes_load_for_every_dataset(name: str, dataset: str) -> None:
+    config = load_config(name, [f'dataset={dataset}'])
+    paths = [
+        config.data.interactions,
+        config.data.items,
+        *config.data.features.values(),
+    ]
+    assert all(f'amazon_{dataset}/' in str(path) for path in paths)
+    if config.llm is not None:
+        tables = [t for t in config.llm.tables.values() if ':' not in t]
+        assert tables
+        assert all(table.startswith(f'runs/{dataset}/') for table in tables)
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'layers', 'weights', 'knn', 'temperature', 'lambda_reg'),
+    [
+        ('sports', (2, 2, 2), (0.7, 0.1), 5, 0.5, 1e-3),
+        ('beauty', (2, 2, 1), (0.9, 0.1), 10, 0.5, 1e-4),
+        ('toys', (2, 3, 2), (0.03, 0.07), 10, 0.3, 1e-3),
+    ],
+)
+@pytest.mark.parametrize('profile', ['released', 'paper', 'best'])
+def test_tuned_values_of_stage_one(
+    profile: str,
+    dataset: str,
+    layers: tuple[int, ...],
+    weights: tuple[float, ...],
+    knn: int,
+    temperature: float,
+    lambda_reg: float,
+) -> None:
+    config = load_config(f'pretrain_{profile}', [f'dataset={dataset}'])
+    model = config.model
+    depth = ('num_layers', 'num_user_layers', 'num_item_layers')
+    assert tuple(model[name] for name in depth) == layers
+    assert (model['alpha'], model['beta']) == weights
+    assert config.data.knn == knn
+    assert model['temperature'] == temperature
+    assert model['lambda_reg'] == lambda_reg
+
+
+def test_profiles_switch_what_the_article_and_the_release_disagree_on() -> None:
+    released, paper, best = (
+        load_config(f'pretrain_{name}') for name in ('released', 'paper', 'best')
+    )
+    switched = {key for key in paper.model if paper.model[key] != released.model[key]}
+    assert switched == {
+        'normalization_user',
+        'normalization_item',
+        'trainable_hyperedge_weight',
+        'contrast_anchor',
+        'intra_view',
+    }
+    assert (released.data.knn_direction, paper.data.knn_direction) == ('row', 'col')
+    assert (released.model['scope'], best.model['scope']) == ('full', 'batch')
+    tuned = [load_config(f'finetune_{n}').llm for n in ('released', 'paper', 'best')]
+    llms = [llm for llm in tuned if llm is not None]
+    assert [llm.head for llm in llms] == ['frozen_random', 'linear', 'tied']
+    assert [llm.scope for llm in llms] == ['user', 'user', 'causal']
+    prefixes = [llm.prefix for llm in llms if llm.prefix is not None]
+    assert [prefix['rank'] for prefix in prefixes] == [None, 64, 16]
+    assert [prefix['scale'] for prefix in prefixes] == ['sum', 'sum', 'sqrt_l2']
+    assert [prefix['gate'] for prefix in prefixes] == ['none', 'none', 'tanh']
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.lr = 1.0  # type: ignore[misc]

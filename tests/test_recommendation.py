@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import Compose
+
+from hellm_pyg.data.batch import SequenceBatch
+from hellm_pyg.datasets.ids import Id, IdMap, UnknownIdError
+from hellm_pyg.nn.models import LightGCN, SASRec
+from hellm_pyg.recommendation import (
+    Recommendation,
+    export_top_n,
+    recommend,
+    write_rows,
+)
+from hellm_pyg.transforms import LeaveOneOut, UserItemGraph
+from tests.builders import data_from_histories, rec_data
+
+K = 3
+
+
+def catalogue(data: HeteroData, titles: bool = True) -> IdMap:
+    items = [f'asin-{i}' for i in range(data['item'].num_nodes)]
+    users: list[Id] = [1000 + 7 * u for u in range(data['user'].num_nodes)]
+    return IdMap(users, items, list(data['item'].title) if titles else None)
+
+
+@pytest.fixture
+def data() -> HeteroData:
+    return Compose([LeaveOneOut(), UserItemGraph()])(rec_data(num_users=20))
+
+
+@pytest.fixture
+def ids(data: HeteroData) -> IdMap:
+    return catalogue(data)
+
+
+class LastItem(torch.nn.Module):
+    """Likes the items that follow the last one, in a circle."""
+
+    def encode(self, data: HeteroData) -> int:
+        self.interactions = data['user', 'interacts', 'item'].edge_index.size(1)
+        return int(data['item'].num_nodes)
+
+    def score(self, encoded: int, batch: SequenceBatch) -> Tensor:
+        last = batch.item[batch.last].unsqueeze(1)
+        return -((torch.arange(encoded) - last) % encoded).float()
+
+
+def test_known_user_goes_on_from_everything_known() -> None:
+    raw = data_from_histories([[0, 1, 2, 3], [9, 7, 8], [5, 6]], num_items=10)
+    data = LeaveOneOut()(raw)
+    model, ids = LastItem(), catalogue(data)
+    rows = recommend(model, data, ids, users=[1007, 1000, 1014], k=K)
+    assert [(row.user, row.rank, row.item) for row in rows] == [
+        (1007, 1, 'asin-0'),  # after the test item 8; 9 is seen
+        (1007, 2, 'asin-1'),
+        (1007, 3, 'asin-2'),
+        (1000, 1, 'asin-4'),
+        (1000, 2, 'asin-5'),
+        (1000, 3, 'asin-6'),
+        (1014, 1, 'asin-7'),
+        (1014, 2, 'asin-8'),
+        (1014, 3, 'asin-9'),
+    ]
+    assert rows[0].title == 'Item 0'
+    assert rows[0].score == -2.0
+    assert model.interactions == 9
+
+
+def test_seen_items_may_be_ranked(data: HeteroData) -> None:
+    model, ids = LastItem(), catalogue(data, titles=False)
+    row = recommend(model, data, ids, users=[1000], k=1, exclude_seen=False)[0]
+    assert row.score == 0
+    assert row.title is None
+
+
+def test_new_user_by_history(data: HeteroData, ids: IdMap) -> None:
+    histories = [['asin-3', 'asin-28'], ['asin-4', 'asin-29', 'asin-0']]
+    rows = recommend(LastItem(), data, ids, histories=histories, k=K)
+    assert [row.item for row in rows] == [
+        'asin-29', 'asin-0', 'asin-1', 'asin-1', 'asin-2', 'asin-3'
+    ]  # fmt: skip
+    assert {row.user for row in rows} == {None}
+    both = recommend(LastItem(), data, ids, [1007], histories, k=K)
+    assert both[K:] == rows
+    assert {row.user for row in both[:K]} == {1007}
+
+
+def test_long_history_is_cut_to_its_end(data: HeteroData, ids: IdMap) -> None:
+    torch.manual_seed(0)
+    model = SASRec(30, embedding_dim=8, max_len=4)
+    history = [f'asin-{i}' for i in range(9)]
+    long, short = (
+        recommend(model, data, ids, histories=[h], k=5) for h in (history, history[-4:])
+    )
+    scores = {row.item: row.score for row in short}
+    assert long[0].item not in history
+    shared = [row for row in long if row.item in scores]
+    assert shared
+    for row in shared:
+        assert row.score == pytest.approx(scores[row.item], abs=1e-6)
+
+
+def test_all_users_by_default(data: HeteroData, ids: IdMap) -> None:
+    rows = recommend(LastItem(), data, ids, k=1)
+    assert [row.user for row in rows] == ids.users
+
+
+@pytest.mark.parametrize('model', ['lightgcn', 'sasrec'])
+def test_rows_do_not_depend_on_company(
+    data: HeteroData, ids: IdMap, model: str
+) -> None:
+    torch.manual_seed(0)
+    recommender = LightGCN(20, 30, 8) if model == 'lightgcn' else SASRec(30, 8)
+    together = recommend(recommender, data, ids, k=K)
+    for user in ids.users[:4]:
+        alone = recommend(recommender, data, ids, [user], k=K, batch_size=1)
+        row = ids.users.index(user) * K
+        assert [a.item for a in alone] == [t.item for t in together[row : row + K]]
+
+
+def test_unknown_ids_are_named(data: HeteroData, ids: IdMap) -> None:
+    with pytest.raises(UnknownIdError, match='user id 1001.*1000'):
+        recommend(LastItem(), data, ids, users=[1001])
+    with pytest.raises(UnknownIdError, match="item id 'asin-99'"):
+        recommend(LastItem(), data, ids, histories=[['asin-1', 'asin-99']])
+    with pytest.raises(ValueError, match=r"'histories'.*position \[1\]"):
+        recommend(LastItem(), data, ids, histories=[['asin-1'], []])
+
+
+def test_more_than_can_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"'k' needs .*got 31"):
+        recommend(LastItem(), data, ids, k=31)
+    with pytest.raises(ValueError, match="'k' needs to be at most"):
+        recommend(LastItem(), data, ids, histories=[['asin-1']], k=30)
+    path = tmp_path / 'top.csv'
+    path.write_text('kept')
+    with pytest.raises(ValueError, match="'k' needs"):
+        export_top_n(LastItem(), data, ids, path, k=25, batch_size=4)
+    assert path.read_text() == 'kept'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == '.jsonl':
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == '.csv':
+        with path.open(newline='') as file:
+            return list(csv.DictReader(file))
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize('ending', ['parquet', 'csv', 'jsonl'])
+def test_export_streams_what_recommend_returns(
+    data: HeteroData, ids: IdMap, tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / 'deep' / f'top.{ending}'
+    count = export_top_n(LastItem(), data, ids, path, k=K, batch_size=7)
+    expected = recommend(LastItem(), data, ids, k=K)
+    rows = read(path)
+    assert count == len(rows) == len(expected) == 20 * K
+    kinds = (int, int, str, str, float)
+    fields = Recommendation._fields
+    for row, line in zip(rows, expected, strict=True):
+        values = [row[f] for f in fields]
+        if ending == 'csv':
+            values = [kind(v) for kind, v in zip(kinds, values, strict=True)]
+        assert tuple(values) == line
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_parquet_holds_no_more_than_a_batch(
+    data: HeteroData, ids: IdMap, tmp_path: Path
+) -> None:
+    from pyarrow import parquet
+
+    path = tmp_path / 'top.parquet'
+    export_top_n(LastItem(), data, ids, path, k=2, batch_size=8)
+    file = parquet.ParquetFile(path)
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    assert groups == [16, 16, 8]
+
+
+@pytest.mark.parametrize('ending', ['parquet', 'csv', 'jsonl'])
+def test_rows_of_new_users_can_be_written(
+    data: HeteroData, tmp_path: Path, ending: str
+) -> None:
+    ids = IdMap(list(range(20)), ['a,"b"\n', *range(1, 30)])
+    rows = recommend(LastItem(), data, ids, histories=[[29]], k=2)
+    path = tmp_path / f'new.{ending}'
+    write_rows(rows, path, ids)
+    first, second = read(path)
+    assert first['item'] == 'a,"b"\n'
+    assert str(second['item']) == '1'
+    assert first['user'] in (None, '')
+
+
+def test_unknown_format(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'\.parquet, \.csv, \.jsonl \(got .*xlsx'):
+        export_top_n(LastItem(), data, ids, tmp_path / 'top.xlsx')
