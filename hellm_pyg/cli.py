@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +36,7 @@ class _Commands(TyperGroup):
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             typer.secho(
-                '\nStopped. The same command goes on from the last saved state:\n'
+                '\nStopped. A training goes on from its last state with:\n'
                 f'  hellm {" ".join(sys.argv[1:])}',
                 fg='yellow',
                 err=True,
@@ -111,6 +112,8 @@ def _options(
     logger = logging.getLogger('hellm_pyg')
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    # torch announces on every start that CSR matrices are new.
+    warnings.filterwarnings('ignore', 'Sparse (CSR|invariant)')
 
 
 def _config(arguments: Sequence[str], extra: Iterable[str] = ()) -> Config:
@@ -124,7 +127,8 @@ def _table(title: str, rows: Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False, title_justify='left')
+    typer.secho(title, bold=True)
+    table = Table(show_header=False)
     numbers = all(isinstance(value, int | float) for value in rows.values())
     table.add_column(no_wrap=True)
     table.add_column(justify='right' if numbers else 'left', overflow='fold')
@@ -145,7 +149,7 @@ def prepare(arguments: Arguments) -> None:
         data.time=date data.items=items.csv data.item_id=sku \\
         data.features.text=text.npy
     """
-    from hellm_pyg.experiment import build_data, statistics
+    from hellm_pyg.assembly import build_data, statistics
 
     data, _ = build_data(_config(arguments).data)
     _table('Data', statistics(data))
@@ -265,20 +269,24 @@ def recommend(
     histories = [line.split() for line in history or []]
     rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
     if out is not None:
-        recommendation.write_rows(rows, out)
+        recommendation.write_rows(rows, out, ids)
         typer.echo(f'{out}: {len(rows):,} rows')
     else:
-        _print_rows(rows)
+        _print_rows(rows, k)
 
 
-def _print_rows(rows: Sequence[Recommendation]) -> None:
-    from itertools import groupby
-
+def _print_rows(rows: Sequence[Recommendation], k: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    for name, group in groupby(rows, key=lambda row: row.user):
-        table = Table(title=f'User {name}', title_justify='left')
+    known = sum(row.user is not None for row in rows) // k
+    for number in range(len(rows) // k):
+        group = rows[number * k : (number + 1) * k]
+        name = f'User {group[0].user}'
+        if number >= known:
+            name = f'New user {number - known + 1}'
+        typer.secho(name, bold=True)
+        table = Table()
         for column in ('rank', 'item', 'title', 'score'):
             table.add_column(column, overflow='fold')
         for row in group:
@@ -314,11 +322,10 @@ def doctor(
 
     path = Path(run) / 'config.yaml' if Path(run).is_dir() else run
     config = load_config(path, overrides or [])
-    rows, total = estimate_run(config, users, items)
-    formatted = {name: checks.format_bytes(size) for name, size in rows.items()}
-    _table(
-        f'{run}: memory of training', {**formatted, 'sum': checks.format_bytes(total)}
-    )
+    memory = estimate_run(config, users, items)
+    memory['sum'] = sum(memory.values())
+    sizes = {name: checks.format_bytes(size) for name, size in memory.items()}
+    _table(f'{run}: memory of training', sizes)
 
 
 @app.command(

@@ -128,7 +128,7 @@ def test_rows_do_not_depend_on_company(
 
 
 def test_unknown_ids_are_named(data: HeteroData, ids: IdMap) -> None:
-    with pytest.raises(UnknownIdError, match='user id 1001.*1000'):
+    with pytest.raises(UnknownIdError, match=r'user id 1001.*1000'):
         recommend(LastItem(), data, ids, users=[1001])
     with pytest.raises(UnknownIdError, match="item id 'asin-99'"):
         recommend(LastItem(), data, ids, histories=[['asin-1', 'asin-99']])

@@ -8,10 +8,14 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from uuid import uuid4
+
+SECONDS_OF_A_DAY = 86_400
 
 
 def content_key(files: Sequence[Path], arguments: Mapping[str, Any]) -> str:
@@ -41,6 +45,10 @@ def whole_folder(final: Path, names: Sequence[str]) -> Iterator[Path]:
         names: Names of the files that make the folder complete.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
+    for stale in final.parent.glob('.tmp-*'):
+        # What a killed process left; a younger folder may be another's work.
+        if time.time() - stale.stat().st_mtime > SECONDS_OF_A_DAY:
+            shutil.rmtree(stale, ignore_errors=True)
     folder = final.parent / f'.tmp-{uuid4().hex}'
     folder.mkdir()
     try:
@@ -60,8 +68,13 @@ def _describe(value: Any) -> str:
     """A text that tells transforms with other parameters apart, in any process."""
     if isinstance(value, (list, tuple)):
         return f'[{", ".join(map(_describe, value))}]'
+    if isinstance(value, (set, frozenset)):
+        return _describe(sorted(map(_describe, value)))
     if isinstance(value, Mapping):
         return f'{{{", ".join(f"{k}: {_describe(v)}" for k, v in value.items())}}}'
-    attributes = getattr(value, '__dict__', {})
+    attributes = dict(getattr(value, '__dict__', {}))
+    if isinstance(value, FunctionType):  # two lambdas differ in their code alone
+        code = value.__code__
+        attributes['code'] = (code.co_code, code.co_consts, code.co_names)
     text = re.sub(r' at 0x[0-9a-fA-F]+', '', repr(value))
     return f'{text}{_describe(attributes)}' if attributes else text

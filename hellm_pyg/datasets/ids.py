@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any, overload
 import numpy as np
 import torch
 from torch import Tensor
+
+from hellm_pyg.checkpoint import atomic
 
 Id = int | str
 
@@ -112,23 +112,14 @@ class IdMap:
         """Original id of an internal item index, or the list of several."""
         return _original(self.items, index, 'item')
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes the map as JSON; the file is replaced whole or not at all."""
-        path = Path(path)
         content = {'users': self.users, 'items': self.items, 'titles': self.titles}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
-        try:
-            with os.fdopen(handle, 'w', encoding='ascii') as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(content), encoding='ascii')
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> IdMap:
+    def load(cls, path: str | Path) -> IdMap:
         """Reads a map that :meth:`save` wrote.
 
         Raises:

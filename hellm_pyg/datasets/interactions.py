@@ -126,8 +126,14 @@ class InteractionFiles(InMemoryDataset):
         super().__init__(
             os.fspath(root), transform, pre_transform, None, False, force_reload
         )
-        self.load(self.processed_paths[0], HeteroData)
-        self.ids = IdMap.load(self.processed_paths[1])
+        try:
+            self.load(self.processed_paths[0], HeteroData)
+            self.ids = IdMap.load(self.processed_paths[1])
+        except Exception as error:  # a damaged file fails in many ways
+            raise ValueError(
+                f"'{self.processed_dir}' cannot be read; 'force_reload=True' makes it "
+                f'anew ({error!r})'
+            ) from error
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -151,12 +157,13 @@ class InteractionFiles(InMemoryDataset):
 
     def _process(self) -> None:
         final, names = self._folder, self.processed_file_names
-        if all((final / name).exists() for name in names):
-            if not self.force_reload:
-                return
-            shutil.rmtree(final)
+        complete = all((final / name).exists() for name in names)
+        if complete and not self.force_reload:
+            return
         with whole_folder(final, names) as self._folder:
             super()._process()
+            if self.force_reload:
+                shutil.rmtree(final, ignore_errors=True)
         self._folder = final
 
     def process(self) -> None:
@@ -240,7 +247,7 @@ class InteractionFiles(InMemoryDataset):
         unused = len(table.ids) - (rows >= 0).sum()
         if unused:
             logger.warning(
-                '%s: %d of %d items have no interaction and are left out',
+                '%s: %d of %d items are in no interaction that is kept, and left out',
                 self.items,
                 unused,
                 len(table.ids),

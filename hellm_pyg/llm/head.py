@@ -74,6 +74,7 @@ class ItemHead(nn.Module):
         self.kind = kind
         self.hidden_size = hidden_size
         self.num_items = num_items
+        self.adapter_channels = adapter_channels
         self.query: nn.Linear | None = None
         self.adapter: FusedProjector | None = None
         if kind == 'tied':

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.nn import MLP
 
 from hellm_pyg.llm.prefix_attention import PrefixStates
+from hellm_pyg.nn.aggr import SecondOrderAggregation
 
 EPS = 1e-5
 
@@ -96,6 +97,8 @@ class GraphPrefix(torch.nn.Module):
         self.scale = scale
         self.scope = scope
         self.gate = gate
+        self.dropout = dropout
+        self.hidden_channels = hidden_channels
         self.pool = pool
 
         shape = (num_layers, num_tokens, hidden_size)
@@ -106,9 +109,8 @@ class GraphPrefix(torch.nn.Module):
         if gate == 'tanh':
             self.layer_gate = torch.nn.Parameter(torch.empty(num_layers))
         if pool:
-            if rank is not None:
-                self.pool_map = torch.nn.Linear(channels, rank, bias=False)
-            width = (channels if rank is None else rank) ** 2
+            self.pooling = SecondOrderAggregation(channels, rank)
+            width = self.pooling.out_channels
             widths = [width, hidden_channels or width, hidden_size]
             self.key_mlp = _mlp(widths, dropout)
             self.value_mlp = _mlp(widths, dropout)
@@ -174,25 +176,27 @@ class GraphPrefix(torch.nn.Module):
         :math:`[B, 1, r^2]`, or :math:`[B, T, r^2]` with ``scope='causal'``.
         """
         mask = mask.bool()
-        # Not a product: padding may hold NaN.
-        x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+        weight = self.pooling.weight
+        dtype = torch.float32 if weight is None else weight.dtype
+        x = x.to(torch.promote_types(x.dtype, dtype))
         with torch.autocast(x.device.type, enabled=False):
-            if self.rank is not None:
-                weight = self.pool_map.weight
-                x = F.linear(x.to(weight.dtype), weight)
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
             if self.scope == 'causal':
-                pooled = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(2).cumsum(1)
-                count = mask.cumsum(1)
+                # Not a product with the mask: padding may hold NaN.
+                x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+                x = x if weight is None else x @ weight
+                outer = x.unsqueeze(-1) * x.unsqueeze(-2)
+                pooled, count = outer.flatten(2).cumsum(1), mask.cumsum(1)
             else:
-                pooled = (x.mT @ x).flatten(1).unsqueeze(1)
-                count = mask.sum(1, keepdim=True)
+                row = mask.nonzero()[:, 0]
+                pooled = self.pooling(x[mask], row, dim_size=mask.shape[0])
+                pooled, count = pooled.unsqueeze(1), mask.sum(1, keepdim=True)
             if self.scale == 'sum':
                 return pooled
             pooled = pooled / count.clamp(min=1).unsqueeze(-1)
             if self.scale == 'mean':
                 return pooled
-            root = pooled.sign() * (pooled.abs() + 1e-12).sqrt()
+            # Offset inside and out: no infinite slope at zero, and no step.
+            root = pooled.sign() * ((pooled.abs() + 1e-8).sqrt() - 1e-4)
             return F.normalize(root, dim=-1)
 
     def _states(self, pooled: Tensor | None = None) -> PrefixStates:

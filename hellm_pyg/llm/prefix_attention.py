@@ -16,6 +16,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = 'graph_prefix'
 
+# Keys up to which matrix products beat torch's fused kernel on a CPU, several
+# times so in a backward pass in bf16.
+SHORT = 128
+
+# Keywords of layers whose logits are not plain products.
+SPECIAL = ('softcap', 'position_bias', 's_aux')
+
 LayerKeyValues = list[tuple[Tensor, Tensor]]
 
 
@@ -137,10 +144,10 @@ def graph_prefix_attention(
     all slots and all shared tokens; own tokens follow ``attention_mask``.
     Slots are not rotated, and a norm of the layer's keys is not applied to
     them. They pass through the layer's own projections, without adapters.
-    Without ``prefix`` and ``context`` this is transformers' ``'sdpa'``.
+    Without ``prefix`` and ``context`` this is ordinary attention.
 
-    The last three tensors arguments travel as keywords of the model's
-    ``forward``.
+    ``prefix``, ``context`` and ``record`` are given as keywords of the model's
+    ``forward``, which hands them down to here.
 
     Args:
         module: The attention layer, with ``layer_idx``, ``k_proj``, ``v_proj``.
@@ -154,8 +161,8 @@ def graph_prefix_attention(
         prefix: The prefix of the rows or of the positions.
         context: Post-rotary keys and values, :math:`[1, H_{kv}, S, d]`, of
             tokens that stand before every row, a pair a layer.
-        record: An empty list; each layer appends its post-rotary keys and
-            values, which are the ``context`` of another pass.
+        record: An empty list, to which each layer appends its post-rotary keys
+            and values: the ``context`` of another pass.
         sliding_window: The layer's window, which never hides a slot.
         kwargs: Further keywords of transformers' attention functions.
 
@@ -164,23 +171,14 @@ def graph_prefix_attention(
             window is shorter than the sequence.
     """
     layer = cast(int, module.layer_idx)
-    if record is not None and len(record) == layer:  # not when recomputing
+    if record is not None and len(record) == layer:  # not again when recomputing
         record.append((key, value))
-    if prefix is None and context is None:
+    special = [name for name in SPECIAL if kwargs.get(name) is not None]
+    if prefix is not None or context is not None:
+        _check(module, attention_mask, key, context, sliding_window, special)
+    if attention_mask is None or special:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, **kwargs
-        )
-    if attention_mask is None:
-        raise ValueError(
-            "'attention_mask' is missing (got None); load the model with "
-            f"attn_implementation='{NAME}', whose mask is always built"
-        )
-    num_tokens = key.shape[2] + (0 if context is None else context[layer][0].shape[2])
-    if sliding_window is not None and sliding_window < num_tokens:
-        raise ValueError(
-            f"'sliding_window' of layer {layer} is shorter than the sequence (got "
-            f'{sliding_window} < {num_tokens} tokens); shorten the histories, or set '
-            'the window of the model to None'
         )
     dtype = query.dtype
     if torch.is_autocast_enabled(query.device.type):
@@ -194,20 +192,60 @@ def graph_prefix_attention(
         keys.insert(0, rows[0])
         values.insert(0, rows[1])
         share = None if prefix.share is None else prefix.share[layer]
+    query = query.to(dtype)
+    key = _concatenate(keys, query.shape[0], dtype)
+    value = _concatenate(values, query.shape[0], dtype)
+    mask = F.pad(
+        attention_mask,
+        (key.shape[2] - attention_mask.shape[-1], 0),
+        value=attention_mask.dtype == torch.bool,
+    )
+    short = query.device.type == 'cpu' and key.shape[2] <= SHORT
+    if factors is None and share is None and not short:
+        return sdpa_attention_forward(
+            module, query, key, value, mask, dropout, scaling, **kwargs
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    num_slots = 0 if prefix is None else prefix.num_tokens
     with torch.autocast(query.device.type, enabled=False):
         out = _attend(
-            query.to(dtype),
-            _concatenate(keys, query.shape[0], dtype),
-            _concatenate(values, query.shape[0], dtype),
-            attention_mask,
-            scaling,
-            dropout,
-            0 if prefix is None else prefix.num_tokens,
-            factors,
-            share,
+            query, key, value, mask, scaling, dropout, num_slots, factors, share
         )
     return out.transpose(1, 2), None
+
+
+def _check(
+    module: torch.nn.Module,
+    mask: Tensor | None,
+    key: Tensor,
+    context: LayerKeyValues | None,
+    sliding_window: int | None,
+    special: list[str],
+) -> None:
+    if mask is None:
+        raise ValueError(
+            f"'attention_mask' is missing (got None); give the model "
+            f"attn_implementation='{NAME}', whose mask is always built"
+        )
+    if special:
+        raise ValueError(
+            f"'prefix' and 'context' need logits that are plain products (got layers "
+            f'with {special} in {type(module).__name__}); use a LLaMA-like model'
+        )
+    layer, length = cast(int, module.layer_idx), key.shape[2]
+    if context is not None:
+        if len(context) <= layer or context[layer][0].shape[0] != 1:
+            raise ValueError(
+                f"'context' needs keys and values of batch size 1 for every layer "
+                f'(got {len(context)} layers); record them with the same model'
+            )
+        length += context[layer][0].shape[2]
+    if sliding_window is not None and sliding_window < length:
+        raise ValueError(
+            f"'sliding_window' of layer {layer} is shorter than the sequence (got "
+            f'{sliding_window} < {length} tokens); shorten the histories, or set the '
+            'window in the configuration of the model to None'
+        )
 
 
 def _attend(
@@ -221,18 +259,17 @@ def _attend(
     factors: tuple[_Factors, _Factors] | None,
     share: Tensor | None,
 ) -> Tensor:
-    """Attention whose queries are grouped by the key head that they share."""
+    """Attention by matrix products, queries grouped by the key head they share."""
     B, Hq, T, d = query.shape
     Hkv, N = key.shape[1:3]
     query = query.reshape(B * Hkv, -1, d)
-    bias = _additive(mask, query.dtype, N).expand(B, Hkv, Hq // Hkv, T, N)
+    bias = _additive(mask, query.dtype).unsqueeze(2).expand(B, Hkv, Hq // Hkv, T, N)
     bias = bias.reshape(B * Hkv, -1, N)
     logit = torch.baddbmm(bias, query, key.flatten(0, 1).mT, alpha=scaling)
     logit = logit.view(B, Hkv, -1, T, N)
     if factors is not None:
-        slot = _slot_logit(
-            logit[..., :P], scaling * query.view(B, Hkv, -1, T, d), *factors[0]
-        )
+        heads = query.view(B, Hkv, -1, T, d)
+        slot = _slot_logit(logit[..., :P], heads, scaling, *factors[0])
         logit = torch.cat([slot, logit[..., P:]], dim=-1)
     if share is None:
         weight = _softmax(logit)
@@ -253,10 +290,16 @@ def _attend(
 
 
 def _slot_logit(
-    logit: Tensor, query: Tensor, state: Tensor, scale: Tensor, bias: Tensor | None
+    logit: Tensor,
+    query: Tensor,
+    scaling: float,
+    state: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
 ) -> Tensor:
-    slot = (logit + (query * state).sum(-1, True)) * scale
-    slot = slot if bias is None else slot + (query * bias).sum(-1, True)
+    slot = (logit + scaling * (query * state).sum(-1, True)) * scale
+    if bias is not None:
+        slot = slot + scaling * (query * bias).sum(-1, True)
     return slot.to(logit.dtype)
 
 
@@ -265,13 +308,12 @@ def _softmax(logit: Tensor) -> Tensor:
     return logit.softmax(-1, dtype=dtype).to(logit.dtype)
 
 
-def _additive(mask: Tensor, dtype: torch.dtype, num_keys: int) -> Tensor:
-    """The mask of the own tokens with nothing masked before them."""
-    if mask.dtype == torch.bool:
-        # Half of the least number, so that adding a logit cannot overflow.
-        least = torch.finfo(dtype).min / 2
-        mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, least)
-    return F.pad(mask.to(dtype), (num_keys - mask.shape[-1], 0)).unsqueeze(2)
+def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    # Half of the least number, so that adding a logit cannot overflow.
+    least = torch.finfo(dtype).min / 2
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, least)
 
 
 def _concatenate(parts: list[Tensor], batch_size: int, dtype: torch.dtype) -> Tensor:
@@ -347,7 +389,7 @@ def graph_prefix_mask(*args: Any, **kwargs: Any) -> Tensor:
     itself, which attention over a prefix is not.
     """
     kwargs |= {'allow_is_causal_skip': False, 'allow_is_bidirectional_skip': False}
-    return sdpa_mask(*args, **kwargs)
+    return cast(Tensor, sdpa_mask(*args, **kwargs))
 
 
 AttentionInterface.register(NAME, graph_prefix_attention)

@@ -17,16 +17,25 @@ class FusedProjector(nn.Module):
     Args:
         in_channels (int): Width of the concatenated embeddings.
         out_channels (int): Width :math:`H` of the language model.
+        num_layers (int): Number of layers; one is a linear map, as in E4SRec.
+            (default: :obj:`2`)
+
+    Raises:
+        ValueError: If ``num_layers`` is not positive.
 
     Shapes:
         - **input:** :math:`(*, D)`
         - **output:** :math:`(*, H)`
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, num_layers: int = 2
+    ) -> None:
         super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"'num_layers' needs to be at least 1 (got {num_layers})")
         self.mlp = MLP(
-            [in_channels, out_channels, out_channels],
+            [in_channels, *[out_channels] * num_layers],
             norm=None,
             act='gelu',
             plain_last=True,

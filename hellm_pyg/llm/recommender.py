@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
+from huggingface_hub import HfApi
+from peft import PeftModel
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import to_dense_batch
 from transformers import PreTrainedModel
 
 from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.llm import prefix_attention
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.llm.adapter import adapt, base_model, without_checkpointing
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
-from hellm_pyg.llm.saving import SavingMixin
+from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
 from hellm_pyg.llm.tables import ItemTables
 
 
@@ -57,7 +60,7 @@ class EncodedCatalogue:
     bias: Tensor | None
 
 
-class LLMRecommender(SavingMixin, nn.Module):
+class LLMRecommender(nn.Module):
     r"""A frozen language model with LoRA that reads a history of soft tokens.
 
     Follows `"HeLLM: Multimodal Hypergraph Enhanced LLM Learning for
@@ -97,6 +100,8 @@ class LLMRecommender(SavingMixin, nn.Module):
         max_len (int): Histories are cut to their last items.
             (default: :obj:`50`)
         dropout (float): Dropout on the item tokens. (default: :obj:`0.0`)
+        projector_layers (int): Layers between an item's embeddings and its token.
+            (default: :obj:`2`)
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -119,6 +124,7 @@ class LLMRecommender(SavingMixin, nn.Module):
         lora: Mapping[str, Any] | None = None,
         max_len: int = 50,
         dropout: float = 0.0,
+        projector_layers: int = 2,
     ) -> None:
         super().__init__()
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
@@ -131,14 +137,16 @@ class LLMRecommender(SavingMixin, nn.Module):
         self.scope = scope
         self.max_len = max_len
         self.dropout = dropout
-        self.llm = _adapted(llm, lora)
+        self.projector_layers = projector_layers
+        self.ids: IdMap | None = None
+        self.llm = adapt(llm, lora)
         hidden_size = self.llm.config.hidden_size
         self.tables = ItemTables(
             {name: item_embeddings[name] for name in dict.fromkeys(used)},
             train_embeddings,
         )
         width = self.tables.width(names)
-        self.projector = FusedProjector(width, hidden_size)
+        self.projector = FusedProjector(width, hidden_size, projector_layers)
         self.prefix = prefix
         if prefix is not None:
             _check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
@@ -157,6 +165,11 @@ class LLMRecommender(SavingMixin, nn.Module):
     after: Tensor
 
     @property
+    def backbone(self) -> PreTrainedModel:
+        """The language model without its adapter."""
+        return base_model(self.llm)
+
+    @property
     def num_items(self) -> int:
         """Number of items :math:`I`."""
         return self.tables.num_items
@@ -172,7 +185,7 @@ class LLMRecommender(SavingMixin, nn.Module):
 
     def enable_activation_checkpointing(self) -> None:
         """Recomputes the language model's layers in the backward pass."""
-        model = _base(self.llm)
+        model = self.backbone
         enable = getattr(model, 'activation_checkpointing_enable', None)
         if enable is None:  # transformers before 5.20
             enable = model.gradient_checkpointing_enable
@@ -255,17 +268,86 @@ class LLMRecommender(SavingMixin, nn.Module):
         """Returns the item states that tokens are made of, :math:`[I, S]`."""
         return {'item': self.tables(self.token_embeddings).clone()}
 
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        ids: IdMap | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        config: Any = None,
+        title: str = 'HeLLM recommender',
+    ) -> None:
+        """Writes everything but the backbone into a folder.
+
+        The folder holds PEFT's own ``adapter_config.json`` and
+        ``adapter_model.safetensors`` (if there is an adapter; plain PEFT reads
+        them too), ``hellm.safetensors`` (projector, prefix, head, item
+        embeddings), ``hellm.json`` (how to rebuild the model), ``ids.json`` and a
+        model card. If the disk is full, a folder that was there stays whole.
+
+        Args:
+            directory: The folder; a former one is replaced.
+            ids: Original ids of users and items; by default those that the model
+                was loaded with.
+            metrics: Numbers for the model card, possibly nested; a ``protocol``
+                among them tells how they were measured.
+            config: The experiment, a dataclass or plain values.
+            title: Heading of the model card.
+
+        Raises:
+            ValueError: If ``ids`` belongs to another catalogue.
+        """
+        save_pretrained(self, directory, ids, metrics, config, title)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | Path,
+        llm: PreTrainedModel | None = None,
+        fingerprint: str | None = None,
+    ) -> LLMRecommender:
+        """Reads a recommender that :meth:`save_pretrained` wrote.
+
+        Args:
+            directory: The folder, or its name on the hub.
+            llm: The backbone; :obj:`None` loads it by the name that was saved.
+            fingerprint: ``IdMap.fingerprint`` of the data at hand, to be sure that
+                the model knows this catalogue.
+
+        Returns:
+            The model in evaluation mode, with its id map as ``ids``.
+
+        Raises:
+            ValueError: If a file is missing, damaged or of another format, if a
+                weight is missing, extra or of another shape, or if backbone or
+                catalogue are others than the model was trained with.
+        """
+        return load_pretrained(cls, directory, llm, fingerprint)
+
+    def push_to_hub(self, repo_id: str, api: HfApi | None = None, **kwargs: Any) -> str:
+        """Uploads the folder of :meth:`save_pretrained` in one commit.
+
+        Args:
+            repo_id: Name on the hub, ``user/name``.
+            api: Client to use; :obj:`None` for one with the stored token.
+            kwargs: ``private``, ``commit_message``, and what
+                :meth:`save_pretrained` takes.
+
+        Returns:
+            Address of the commit.
+        """
+        return push(self, repo_id, api, **kwargs)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         # A half-precision backbone takes its adapters' fp32 weights under autocast
         # only; with an fp32 backbone the caller decides.
-        dtype = _base(self.llm).dtype
+        dtype = self.backbone.dtype
         if dtype not in (torch.bfloat16, torch.float16):
             return nullcontext()
         return torch.autocast(self.before.device.type, dtype=dtype)
 
     def _truncate(self, batch: SequenceBatch) -> SequenceBatch:
         length = batch.length
-        if length.numel() == 0 or int(length.max()) <= self.max_len:
+        if int(length.max()) <= self.max_len:
             return batch
         keep = batch.position >= (length - self.max_len)[batch.batch]
         target = batch.target
@@ -277,14 +359,12 @@ class LLMRecommender(SavingMixin, nn.Module):
 
     def _project(self, item: Tensor | None) -> Tensor:
         token = self.projector(self.tables(self.token_embeddings, item))
-        return token.to(_base(self.llm).dtype)
+        return token.to(self.backbone.dtype)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return _base(self.llm).get_input_embeddings()(ids)
+        return self.backbone.get_input_embeddings()(ids)
 
-    def _call(
-        self, embeds: Tensor, mask: Tensor, offset: int, **kwargs: Any
-    ) -> Tensor:
+    def _call(self, embeds: Tensor, mask: Tensor, offset: int, **kwargs: Any) -> Tensor:
         num_slots = 0 if self.prefix is None else self.prefix.num_tokens
         position = torch.arange(embeds.size(1), device=embeds.device)
         return self.llm(
@@ -300,7 +380,7 @@ class LLMRecommender(SavingMixin, nn.Module):
         prefix = None if self.prefix is None else self.prefix.instruction()
         keyvalues: LayerKeyValues = []
         mask = torch.ones_like(self.before)[None]
-        with _without_checkpointing(self.llm):
+        with without_checkpointing(self.llm):
             state = self._call(embeds, mask, 0, prefix=prefix, record=keyvalues)
         return Instruction(keyvalues, state[0, -1].float())
 
@@ -327,7 +407,7 @@ class LLMRecommender(SavingMixin, nn.Module):
         """Read-out states of rows that are padded on the right."""
         length, position = batch.length, batch.position
         size = batch.batch_size
-        width = max(1, int(length.max())) if size else 1
+        width = max(1, int(length.max()))
         head = self._embed(self.before) if instruction is None else token[:0]
         tail = self._embed(self.after) if self.scope == 'user' else token[:0]
         S, R = head.size(0), tail.size(0)
@@ -352,38 +432,6 @@ class LLMRecommender(SavingMixin, nn.Module):
         if instruction is None:
             return out
         return torch.where((last < 0)[:, None], instruction.state, out)
-
-
-def _base(llm: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    return llm.get_base_model() if isinstance(llm, PeftModel) else llm
-
-
-def _adapted(
-    llm: PreTrainedModel | PeftModel, lora: Mapping[str, Any] | None
-) -> PreTrainedModel | PeftModel:
-    """Freezes a backbone, lets it attend to prefixes and adds LoRA."""
-    base = _base(llm)
-    if base.config._attn_implementation != prefix_attention.NAME:
-        base.set_attn_implementation(prefix_attention.NAME)
-    if isinstance(llm, PeftModel):
-        if lora is not None:
-            raise ValueError("'lora' cannot be added to an 'llm' that has an adapter")
-        return llm
-    llm.requires_grad_(False)
-    return llm if lora is None else get_peft_model(llm, LoraConfig(**lora))
-
-
-@contextmanager
-def _without_checkpointing(llm: nn.Module) -> Iterator[None]:
-    # Recomputed layers would record their keys and values a second time.
-    modules = [m for m in llm.modules() if getattr(m, 'gradient_checkpointing', False)]
-    for module in modules:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.gradient_checkpointing = True
 
 
 def _check(
@@ -422,8 +470,11 @@ def _check_prefix(
     name: str,
     scope: str,
 ) -> None:
-    found = {'hidden_size': prefix.hidden_size, 'num_layers': prefix.num_layers}
-    wanted = {
+    found: dict[str, Any] = {
+        'hidden_size': prefix.hidden_size,
+        'num_layers': prefix.num_layers,
+    }
+    wanted: dict[str, Any] = {
         'hidden_size': llm.config.hidden_size,
         'num_layers': llm.config.num_hidden_layers,
     }

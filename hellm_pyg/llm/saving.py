@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -17,6 +18,8 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.utils import CONFIG_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,7 +33,7 @@ from hellm_pyg.checkpoint import (
     tensor_hash,
 )
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.llm.backbone import load_backbone
+from hellm_pyg.llm.backbone import load_model
 from hellm_pyg.llm.card import model_card
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prompt import Prompt
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, IDS = 'hellm.safetensors', 'hellm.json', 'ids.json'
-ADAPTER = 'adapter_model.safetensors'
 
 
 def save_pretrained(
@@ -50,6 +52,7 @@ def save_pretrained(
     metrics: Mapping[str, Any] | None = None,
     config: Any = None,
     title: str = 'HeLLM recommender',
+    source: str | None = None,
 ) -> None:
     """Writes a recommender without its backbone.
 
@@ -72,7 +75,7 @@ def save_pretrained(
             'adapter': None if adapter is None else tensor_hash(adapter),
         },
         'metrics': None if metrics is None else dict(metrics),
-        'config': asdict(config) if is_dataclass(config) else config,
+        'config': _plain(config),
     }
     with atomic_folder(directory) as folder:
         if isinstance(model.llm, PeftModel):
@@ -82,7 +85,7 @@ def save_pretrained(
         save_json(folder / DESCRIPTION, description)
         if ids is not None:
             ids.save(folder / IDS)
-        card = model_card(description, metrics, title, source=str(directory))
+        card = model_card(description, metrics, title, source or Path(directory).name)
         (folder / 'README.md').write_text(card, encoding='utf-8')
 
 
@@ -104,10 +107,11 @@ def load_pretrained(
             f"'{folder / DESCRIPTION}' has a format that this version does not read "
             f'(got {found!r}, reads {FORMAT})'
         )
+    _check_files(folder, description)
     _check_catalogue(folder, description, fingerprint)
     if llm is None:
         backbone = description['backbone']
-        llm, _ = load_backbone(
+        llm = load_model(
             backbone['name'],
             num_layers=backbone['num_layers'],
             dtype=getattr(torch, backbone['dtype']),
@@ -132,5 +136,188 @@ def load_pretrained(
     if tensor_hash(_tables(own)) != hashes['embeddings']:
         raise ValueError(f"'{folder / WEIGHTS}' holds other item embeddings than saved")
     recommender.load_state_dict(own, strict=False)
-    recommender.ids = IdMap.load(folder / IDS) if (folder / IDS).is_file() else None
+    if description['fingerprint'] is not None:
+        recommender.ids = IdMap.load(folder / IDS)
     return recommender.eval()
+
+
+def push(
+    model: LLMRecommender,
+    repo_id: str,
+    api: HfApi | None = None,
+    private: bool | None = None,
+    commit_message: str = 'Upload recommender',
+    **kwargs: Any,
+) -> str:
+    """Uploads a recommender; see :meth:`LLMRecommender.push_to_hub`."""
+    api = HfApi() if api is None else api
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo_id
+        save_pretrained(model, folder, source=repo_id, **kwargs)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message=commit_message
+        )
+    return str(commit)
+
+
+def _plain(config: Any) -> Any:
+    dataclass = is_dataclass(config) and not isinstance(config, type)
+    return asdict(config) if dataclass else config
+
+
+def _describe(model: LLMRecommender) -> dict[str, Any]:
+    llm = model.backbone
+    return {
+        'backbone': {
+            'name': llm.name_or_path,
+            'num_layers': llm.config.num_hidden_layers,
+            'dtype': str(llm.dtype).removeprefix('torch.'),
+            'load_in_4bit': bool(getattr(llm, 'is_loaded_in_4bit', False)),
+            'signature': _signature(llm, model.prompt),
+        },
+        'prompt': {
+            'before': list(model.prompt.before),
+            'after': list(model.prompt.after),
+        },
+        'arguments': {
+            'prefix_embedding': model.prefix_embedding,
+            'token_embeddings': model.token_embeddings,
+            'scope': model.scope,
+            'head': model.head.kind,
+            'train_embeddings': model.tables.trained,
+            'head_channels': model.head.adapter_channels,
+            'max_len': model.max_len,
+            'dropout': model.dropout,
+            'projector_layers': model.projector_layers,
+        },
+        'tables': {
+            name: [model.num_items, width]
+            for name, width in model.tables.channels.items()
+        },
+        'prefix': None if model.prefix is None else _prefix_arguments(model.prefix),
+        'adapter': isinstance(model.llm, PeftModel),
+    }
+
+
+def _prefix_arguments(prefix: GraphPrefix) -> dict[str, Any]:
+    names = list(inspect.signature(GraphPrefix).parameters)
+    return {name: getattr(prefix, name) for name in names}
+
+
+def _own_state(model: LLMRecommender) -> dict[str, Tensor]:
+    state = model.state_dict()
+    return {name: state[name] for name in state if not name.startswith('llm.')}
+
+
+def _tables(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: own[name] for name in own if name.startswith('tables.')}
+
+
+def _adapter_state(model: LLMRecommender) -> dict[str, Tensor] | None:
+    if not isinstance(model.llm, PeftModel):
+        return None
+    return get_peft_model_state_dict(model.llm, save_embedding_layers=False)
+
+
+@torch.no_grad()
+def _signature(llm: PreTrainedModel, prompt: Prompt) -> str:
+    """Hash of a backbone's norms and of the prompt's embeddings, in bf16.
+
+    They differ between models and stay as they are under 4-bit quantisation.
+    """
+    some = {
+        name.replace('.base_layer', ''): parameter.bfloat16()
+        for name, parameter in llm.named_parameters()
+        if parameter.dim() == 1
+    }
+    embedding = llm.get_input_embeddings()
+    ids = torch.tensor(prompt.before, device=llm.device)
+    return tensor_hash({**some, 'prompt': embedding(ids).bfloat16()})
+
+
+def _folder(directory: str | Path) -> Path:
+    folder = Path(directory)
+    if not recover_folder(folder) and str(directory).count('/') == 1:
+        try:
+            folder = Path(snapshot_download(str(directory)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"'directory' is neither a folder nor on the hub (got '{directory}'): "
+                f'{error}'
+            ) from error
+    if not (folder / DESCRIPTION).is_file():
+        raise ValueError(
+            f"'directory' needs to be a folder that save_pretrained wrote (got "
+            f"'{directory}', without {DESCRIPTION})"
+        )
+    return folder
+
+
+def _check_files(folder: Path, description: Mapping[str, Any]) -> None:
+    needed = [WEIGHTS]
+    needed += [IDS] if description['fingerprint'] is not None else []
+    needed += [ADAPTER, CONFIG_NAME] if description['adapter'] else []
+    for name in needed:
+        if not (folder / name).is_file():
+            raise ValueError(f"'directory' lacks the file {name} (got '{folder}')")
+
+
+def _check_catalogue(
+    folder: Path, description: Mapping[str, Any], fingerprint: str | None
+) -> None:
+    saved = description['fingerprint']
+    if saved is not None and IdMap.load(folder / IDS).fingerprint != saved:
+        raise ValueError(
+            f"'{folder / IDS}' belongs to another catalogue than the model's weights"
+        )
+    if fingerprint is None:
+        return
+    if saved is None:
+        raise ValueError(
+            f"'fingerprint' cannot be checked: '{folder}' was saved without 'ids'"
+        )
+    if saved != fingerprint:
+        raise ValueError(
+            f"'{folder}' was trained on another catalogue: the ids of its users and "
+            f"items have the fingerprint {saved[:12]}... (got 'fingerprint' "
+            f'{fingerprint[:12]}...); prepare the data that it was trained on'
+        )
+
+
+def _check_backbone(
+    llm: PreTrainedModel, prompt: Prompt, description: Mapping[str, Any]
+) -> None:
+    if isinstance(llm, PeftModel):
+        raise ValueError(
+            "'llm' needs to be a backbone without an adapter (got a PeftModel)"
+        )
+    saved = description['backbone']
+    layers = llm.config.num_hidden_layers
+    if layers != saved['num_layers'] or _signature(llm, prompt) != saved['signature']:
+        raise ValueError(
+            f"'llm' is another backbone than the first {saved['num_layers']} layers of "
+            f"'{saved['name']}' that the model was trained with (got "
+            f"{layers} layers of '{llm.name_or_path}')"
+        )
+
+
+def _load_adapter(llm: PreTrainedModel, folder: Path, expected_hash: str) -> PeftModel:
+    config = LoraConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    model = get_peft_model(llm, config)
+    state = load_tensors(
+        folder / ADAPTER,
+        expected=get_peft_model_state_dict(model, save_embedding_layers=False),
+    )
+    _check_hash(folder / ADAPTER, state, expected_hash)
+    set_peft_model_state_dict(model, state)
+    return model
+
+
+def _check_hash(path: Path, tensors: Mapping[str, Tensor], expected: str) -> None:
+    if tensor_hash(tensors) != expected:
+        raise ValueError(
+            f"'{path}' is damaged: its content differs from what was saved "
+            f'(the hash in {DESCRIPTION})'
+        )

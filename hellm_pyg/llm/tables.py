@@ -57,6 +57,11 @@ class ItemTables(nn.Module):
                 )
             self.weights[name] = nn.Parameter(table, requires_grad=name in train)
 
+    @property
+    def trained(self) -> list[str]:
+        """Names of the tables that are trained on."""
+        return [name for name in self.channels if self.weights[name].requires_grad]
+
     def width(self, names: Sequence[str]) -> int:
         """Returns the width of the concatenation of some tables."""
         return sum(self.channels[name] for name in names)

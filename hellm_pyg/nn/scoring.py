@@ -50,10 +50,10 @@ class _TableCrossEntropy(torch.autograd.Function):
             total = weight.sum(dim=1, keepdim=True)
             loss += (total.log() + top - positive).sum(dtype=torch.float64)
             if need_grad:
-                weight = weight.to(table.dtype)
+                weight, total = weight.to(table.dtype), total.to(table.dtype)
                 grad_x[rows] = (weight @ table) / total - table[label]
-                grad_table += weight.t() @ (part / total).to(table.dtype)
-                grad_table.index_add_(0, label, -part.to(table.dtype))
+                grad_table += weight.t() @ (part / total)
+                grad_table.index_add_(0, label, -part)
         if need_grad:
             ctx.save_for_backward(grad_x, grad_table)
         count = max(x.size(0), 1)
@@ -97,7 +97,7 @@ def table_cross_entropy(
         ValueError: If the shapes do not fit.
     """
     _check(x, table, 'target', target, chunk_size)
-    return _TableCrossEntropy.apply(x, table, target, chunk_size)
+    return _TableCrossEntropy.apply(x.to(table.dtype), table, target, chunk_size)
 
 
 class _CandidateScores(torch.autograd.Function):
@@ -151,4 +151,4 @@ def candidate_scores(
         raise ValueError(
             f"'candidate' must be a matrix (got shape {list(candidate.shape)})"
         )
-    return _CandidateScores.apply(x, table, candidate, chunk_size)
+    return _CandidateScores.apply(x.to(table.dtype), table, candidate, chunk_size)

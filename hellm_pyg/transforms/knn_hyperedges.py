@@ -22,7 +22,7 @@ POINTS_PER_CELL = 39  # below it faiss warns that k-means has too few points
 class IVFMIPSKNNIndex(KNNIndex):
     r"""Maximum inner product search over inverted lists that hold full vectors.
 
-    The points are clustered into :math:`4 \sqrt{N}` cells; a query reads the
+    The points are clustered into :math:`\sqrt{N}` cells; a query reads the
     ``num_cells_to_visit`` nearest. A query can get fewer than :math:`k` neighbours,
     the rest being -1.
 
@@ -40,7 +40,7 @@ class IVFMIPSKNNIndex(KNNIndex):
         """Adds points; the first call's also place the cells."""
         if self.index is None:
             most = emb.size(0) // POINTS_PER_CELL
-            self.num_cells = max(1, min(int(4 * emb.size(0) ** 0.5), most))
+            self.num_cells = max(1, min(int(emb.size(0) ** 0.5), most))
         super().add(emb)
 
     def _create_index(self, channels: int) -> Any:

@@ -66,9 +66,9 @@ def test_unknown_id_names_the_nearest():
     ids = IdMap(['B0020YLEYK', 'B004756YJA'], [3, 14, 15, 92])
     with pytest.raises(UnknownIdError, match=r"'B0020YLEYX'.*: 'B0020YLEYK'$"):
         ids.user_index(['B0020YLEYX'])
-    with pytest.raises(UnknownIdError, match='item id 13 among 4 items.*: 14, 15, 3$'):
+    with pytest.raises(UnknownIdError, match=r'item id 13 among 4 items.*: 14, 15, 3$'):
         ids.item_index([3, 13])
-    with pytest.raises(UnknownIdError, match="item id '90'.*: 92"):
+    with pytest.raises(UnknownIdError, match=r"item id '90'.*: 92"):
         ids.item_index(['90'])
     assert issubclass(UnknownIdError, ValueError)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from hellm_pyg.llm.head import ItemHead, cross_entropy
 
@@ -40,7 +40,7 @@ def test_cross_entropy_gradcheck():
 
 
 def test_cross_entropy_of_frozen_vectors_and_without_grad():
-    query, vectors, bias, target = inputs()
+    query, vectors, _, target = inputs()
     out = cross_entropy(query, vectors.detach(), None, target)
     out.backward()
     assert query.grad is not None

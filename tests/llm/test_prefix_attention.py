@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AttentionInterface,
     DynamicCache,
@@ -26,8 +27,9 @@ from transformers import (
 )
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from hellm_pyg.llm import prefix_attention
 from hellm_pyg.llm.prefix import GraphPrefix
-from hellm_pyg.llm.prefix_attention import NAME, PrefixStates
+from hellm_pyg.llm.prefix_attention import NAME, PrefixStates, graph_prefix_mask
 
 B, T, S, P, L, H, C = 3, 6, 4, 5, 3, 48, 8
 MODELS = {
@@ -95,9 +97,7 @@ def _naive_is_registered() -> Iterator[None]:
     del AttentionMaskInterface._global_mapping['naive_prefix']
 
 
-def build(
-    name: str = 'llama', attention: str = NAME, **kwargs: Any
-) -> PreTrainedModel:
+def build(name: str = 'llama', attention: str = NAME, **kwargs: Any) -> PreTrainedModel:
     """A tiny model with grouped queries, biases and gains far from their start."""
     torch.manual_seed(1)
     model, config, own = MODELS[name]
@@ -153,10 +153,14 @@ def run(llm: Any, x: Tensor, mask: Tensor, start: int = P, **kwargs: Any) -> Ten
     return out.masked_fill(~mask[:, -x.shape[1] :, None], 0.0)
 
 
-def same_weights(name: str, attention: str, **kwargs: Any) -> PreTrainedModel:
-    return build(name, attention, **kwargs)
+@pytest.fixture(params=['short', 'long'])
+def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Explicit products, and torch's fused kernel where it can be used."""
+    if request.param == 'long':
+        monkeypatch.setattr(prefix_attention, 'SHORT', 0)
 
 
+@pytest.mark.usefixtures('_kernel')
 @pytest.mark.parametrize('name', MODELS)
 @pytest.mark.parametrize('plain', ['sdpa', 'eager'])
 def test_without_prefix_is_the_plain_model(name: str, plain: str) -> None:
@@ -191,13 +195,16 @@ def test_equals_the_expanded_slots(
 
 @pytest.mark.parametrize('name', ['llama', 'qwen2'])
 @pytest.mark.parametrize('gate', [False, True])
-def test_gradients_equal_those_of_the_expanded_slots(name: str, gate: bool) -> None:
+@pytest.mark.parametrize('length', [1, T])
+def test_gradients_equal_those_of_the_expanded_slots(
+    name: str, gate: bool, length: int
+) -> None:
     x, mask = tokens()
     fields = ['key', 'value', 'key_bias', 'value_bias', 'key_gain', 'value_gain']
     fields += ['gate'] if gate else []
     grads = []
     for attention in (NAME, 'naive_prefix'):
-        raw = states(gate=gate)
+        raw = states(length=length, gate=gate)
         leaves = {f: getattr(raw, f).clone().requires_grad_() for f in fields}
         embeds = x.clone().requires_grad_()
         d = build(name).layers[0].self_attn.head_dim
@@ -218,6 +225,7 @@ def test_gradients_equal_those_of_the_expanded_slots(name: str, gate: bool) -> N
         assert error < 1e-4, (name, error)
 
 
+@pytest.mark.usefixtures('_kernel')
 @pytest.mark.parametrize('name', ['llama', 'mistral', 'qwen2'])
 def test_user_level_equals_a_cache_of_the_unmodified_model(name: str) -> None:
     x, mask = tokens()
@@ -273,9 +281,7 @@ def test_causal_equals_one_pass_a_history(name: str, gate: str) -> None:
     record: list[tuple[Tensor, Tensor]] = []
     run(llm, instruction, everything, prefix=prefix.instruction(), record=record)
     assert len(record) == L
-    actual = run(
-        llm, x, mask, P + S, prefix=prefix(items, mask), context=record
-    )
+    actual = run(llm, x, mask, P + S, prefix=prefix(items, mask), context=record)
     # Each history by itself, with its instruction in front of it.
     for row in range(B):
         for t in range(int(mask[row].sum())):
@@ -290,9 +296,7 @@ def test_causal_equals_one_pass_a_history(name: str, gate: str) -> None:
             )
             length = torch.ones(1, S + t + 1, dtype=torch.bool)
             expected = run(llm, full, length, prefix=whole)[0, -1]
-            torch.testing.assert_close(
-                actual[row, t], expected, atol=5e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(actual[row, t], expected, atol=5e-5, rtol=1e-4)
 
 
 def test_no_position_sees_the_future() -> None:
@@ -340,7 +344,9 @@ def test_left_padding_of_the_user_level_form() -> None:
             position_ids=(left.cumsum(1) - 1).clamp(min=0) + P,
             prefix=prefix(items[row : row + 1], mask[row : row + 1]),
         ).last_hidden_state
-        torch.testing.assert_close(out[0, T - n :], right[row, :n], atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            out[0, T - n :], right[row, :n], atol=2e-5, rtol=1e-4
+        )
 
 
 def test_closed_gate_is_the_plain_model() -> None:
@@ -365,6 +371,7 @@ def test_no_slots_are_the_plain_model(length: int, gate: bool) -> None:
     torch.testing.assert_close(actual, run(build(), x, mask), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures('_kernel')
 def test_context_equals_the_whole_sequence() -> None:
     llm = build()
     x, mask = tokens()
@@ -439,3 +446,186 @@ def test_slots_pass_by_the_adapters() -> None:
     with llm.disable_adapter():
         plain = run(llm, x, mask, prefix=prefix)
     assert (run(llm, x, mask, prefix=prefix) - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize('name', ['llama', 'qwen2'])
+@pytest.mark.parametrize('gate', [False, True])
+@pytest.mark.parametrize('how', ['weights', 'autocast', 'mixed'])
+def test_bf16_is_close_to_fp32(name: str, gate: bool, how: str) -> None:
+    x, mask = tokens()
+    prefix = states(gate=gate)
+    context = [(torch.randn(1, 2, S, 8), torch.randn(1, 2, S, 8)) for _ in range(L)]
+    exact = run(build(name), x, mask, prefix=prefix, context=context)
+    llm = build(name)
+    if how != 'autocast':
+        llm = llm.to(torch.bfloat16)
+    if how == 'weights':
+        x = x.to(torch.bfloat16)
+    with torch.autocast('cpu', torch.bfloat16, enabled=how != 'weights'):
+        close = run(llm, x, mask, prefix=prefix, context=context)
+    error = (close.float() - exact).square().mean().sqrt()
+    assert 0 < error < 0.04 * exact.square().mean().sqrt()
+
+
+def test_roots_are_taken_in_single_precision() -> None:
+    half = {
+        name: value.to(torch.bfloat16)
+        for name, value in vars(states()).items()
+        if isinstance(value, Tensor) and name in PrefixStates.__dataclass_fields__
+    }
+    prefix = PrefixStates(**half)
+    assert prefix.key_scale[0].dtype == torch.float32
+    slot = half['key_bias'][0].float() + half['key'].float()[:, :, None]
+    expected = (slot.square().mean(-1) + prefix.eps).rsqrt()
+    torch.testing.assert_close(prefix.key_scale[0], expected)
+    # A state that cancels a bias leaves the root of eps, never of less than it.
+    cancelled = PrefixStates(
+        **half
+        | {'key': -half['key_bias'][0, :1, None].expand(1, 1, H).contiguous()}
+        | {'value': half['value'][:1, :1]}
+    )
+    assert cancelled.key_scale[0].max() <= prefix.eps**-0.5
+
+
+def test_nothing_of_positions_times_slots_times_width_is_built() -> None:
+    rows, length, slots = 4, 24, 16
+    torch.manual_seed(0)
+    prefix = GraphPrefix(
+        C, H, L, num_tokens=slots, rank=2, scope='causal', hidden_channels=8
+    )
+    llm = build()
+    sizes = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.untyped_storage().nbytes() // 4 for x in _tensors(out))
+            return out
+
+    x = torch.randn(rows, length, H, requires_grad=True)
+    mask = torch.ones(rows, length, dtype=torch.bool)
+    with Watch():
+        states_ = prefix(torch.randn(rows, length, C), mask)
+        run(llm, x, mask, prefix=states_).sum().backward()
+    d, heads = H // 6, 6
+    # Logits are the largest: less than the slots of a single head would be.
+    assert max(sizes) <= rows * length * heads * (length + slots)
+    assert max(sizes) < rows * length * slots * H
+    assert heads * (length + slots) < slots * heads * d
+
+
+def _tensors(out: Any) -> list[Tensor]:
+    out = out if isinstance(out, tuple | list) else [out]
+    return [x for x in out if isinstance(x, Tensor)]
+
+
+def test_the_mask_is_never_left_out() -> None:
+    mask = graph_prefix_mask(batch_size=2, q_length=3, kv_length=3)
+    assert torch.equal(mask[0, 0], torch.ones(3, 3).tril().bool())
+    padded = torch.tensor([[True, True, False]])
+    mask = graph_prefix_mask(
+        batch_size=1, q_length=3, kv_length=3, attention_mask=padded
+    )
+    assert torch.equal(mask[0, 0, 2], padded[0])
+
+
+def test_attention_dropout() -> None:
+    x, mask = tokens()
+    prefix = states()
+    llm = build(attention_dropout=0.5)
+    expected = run(build(), x, mask, prefix=prefix)
+    torch.testing.assert_close(run(llm, x, mask, prefix=prefix), expected)
+    llm.train()
+    torch.manual_seed(0)
+    first = run(llm, x, mask, prefix=prefix)
+    assert not torch.allclose(first, run(llm, x, mask, prefix=prefix))
+    torch.manual_seed(0)
+    torch.testing.assert_close(run(llm, x, mask, prefix=prefix), first)
+
+
+def test_projections_that_are_called_only() -> None:
+    """Quantised layers hold no weight to multiply with."""
+
+    class Packed(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear) -> None:
+            super().__init__()
+            self.inner, self.bias = [linear], linear.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner[0](x)
+
+    x, mask = tokens()
+    for name in ('llama', 'qwen2'):
+        for length in (1, T):
+            prefix = states(length=length)
+            expected = run(build(name), x, mask, prefix=prefix)
+            llm = build(name)
+            for layer in llm.layers:
+                layer.self_attn.k_proj = Packed(layer.self_attn.k_proj)
+                layer.self_attn.v_proj = Packed(layer.self_attn.v_proj)
+            actual = run(llm, x, mask, prefix=prefix)
+            torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_large_projection_biases_cost_no_precision() -> None:
+    x, mask = tokens()
+    prefix = states()
+    results = []
+    for attention, dtype in (('naive_prefix', torch.float64), (NAME, torch.float32)):
+        llm = build('qwen2', attention).to(dtype)
+        with torch.no_grad():
+            for layer in llm.layers:
+                layer.self_attn.k_proj.bias.mul_(300)
+        results.append(run(llm, x.to(dtype), mask, prefix=prefix))
+    torch.testing.assert_close(results[1].double(), results[0], atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize('length', [1, T])
+def test_a_window_hides_no_slot_and_must_hold_the_sequence(length: int) -> None:
+    x, mask = tokens()
+    prefix = states(length=length)
+    expected = run(build('mistral', sliding_window=None), x, mask, prefix=prefix)
+    actual = run(build('mistral', sliding_window=T), x, mask, prefix=prefix)
+    torch.testing.assert_close(actual, expected)
+    short = build('mistral', sliding_window=T - 1)
+    with pytest.raises(ValueError, match=r"'sliding_window'.*got 5 < 6 tokens"):
+        run(short, x, mask, prefix=prefix)
+    context = [(torch.zeros(1, 2, S, 16),) * 2] * L
+    with pytest.raises(ValueError, match=r"'sliding_window'.*got 6 < 10 tokens"):
+        run(build('mistral', sliding_window=T), x, mask, context=context)
+    windowed = run(build('mistral', 'eager', sliding_window=T - 1), x, mask)
+    torch.testing.assert_close(run(short, x, mask), windowed)
+
+
+def test_bad_input() -> None:
+    x, mask = tokens()
+    llm, prefix = build(), states()
+    few = {'key_bias': prefix.key_bias[:2], 'value_bias': prefix.value_bias[:2]}
+    with pytest.raises(ValueError, match='got 2 layers, none for layer 2'):
+        run(llm, x, mask, prefix=replace(prefix, **few))
+    with pytest.raises(ValueError, match=r"'prefix' needs one state.*\[3, 2, 48\]"):
+        run(llm, x, mask, prefix=states(length=2))
+    with pytest.raises(ValueError, match=r"'prefix' needs one state.*\[2, 6, 48\]"):
+        run(llm, x, mask, prefix=states(rows=2))
+    with pytest.raises(ValueError, match=r"'context' needs.*got 1 layers"):
+        run(llm, x, mask, context=[(torch.zeros(1, 2, S, 8),) * 2])
+    with pytest.raises(ValueError, match=r"'context' needs.*batch size 1"):
+        run(llm, x, mask, context=[(torch.zeros(B, 2, S, 8),) * 2] * L)
+    attention = llm.layers[0].self_attn
+    qkv = [torch.zeros(B, h, T, 8) for h in (6, 2, 2)]
+    with pytest.raises(ValueError, match=r"'attention_mask' is missing"):
+        prefix_attention.graph_prefix_attention(attention, *qkv, None, prefix=prefix)
+    seen = torch.ones(B, 1, T, T, dtype=torch.bool)
+    with pytest.raises(ValueError, match='softcap'):
+        prefix_attention.graph_prefix_attention(
+            attention, *qkv, seen, prefix=prefix, softcap=30.0
+        )
+    del attention.k_proj
+    with pytest.raises(ValueError, match=r"'k_proj'.*got LlamaAttention"):
+        prefix_attention.graph_prefix_attention(attention, *qkv, seen, prefix=prefix)
+    with pytest.raises(ValueError, match="'key' and 'value'"):
+        replace(prefix, key=prefix.key[0])
+    with pytest.raises(ValueError, match="'key_bias' and 'value_bias'"):
+        replace(prefix, value_bias=prefix.value_bias[:1])

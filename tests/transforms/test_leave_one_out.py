@@ -4,6 +4,7 @@ import torch_geometric.transforms as T
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
+from torch_geometric.data.datapipes import DatasetAdapter
 
 from hellm_pyg.transforms import LeaveOneOut, UserItemGraph
 from tests.builders import data_from_histories, rec_data
@@ -100,12 +101,13 @@ def test_input_is_left_untouched_and_the_rest_is_kept():
 
 
 def test_twice_is_refused():
-    with pytest.raises(ValueError, match="split already .*'val_item'"):
+    with pytest.raises(ValueError, match=r"split already .*'val_item'"):
         T.Compose([LeaveOneOut(), LeaveOneOut()])(rec_data())
 
 
 def test_names():
     assert str(LeaveOneOut()) == 'LeaveOneOut()'
-    out = rec_data().leave_one_out().user_item_graph()
+    pipe = DatasetAdapter([rec_data()]).leave_one_out().user_item_graph()
+    (out,) = pipe
     expected = UserItemGraph()(LeaveOneOut()(rec_data()))
     assert torch.equal(out.ui_adj.to_dense(), expected.ui_adj.to_dense())

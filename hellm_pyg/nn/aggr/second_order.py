@@ -93,8 +93,8 @@ class SecondOrderAggregation(Aggregation):
             perm, size = None, ptr.diff()
         else:
             perm = index.argsort(stable=True)
-            size = torch.bincount(index, minlength=dim_size)
-            if size.numel() > dim_size:
+            size = torch.bincount(index, minlength=dim_size or 0)
+            if dim_size is not None and size.numel() > dim_size:
                 raise ValueError(
                     f"'dim_size' needs to exceed the largest entry of 'index', "
                     f'{size.numel() - 1} (got {dim_size})'
@@ -106,19 +106,19 @@ class SecondOrderAggregation(Aggregation):
     @staticmethod
     def _pool(x: Tensor, size: Tensor) -> Tensor:
         """Pools consecutive elements into sets of the given sizes."""
-        channels = x.size(-1)
-        if x.size(0) == 0 or size.numel() == 0:
-            return x.new_zeros(size.numel(), channels**2)
+        if size.numel() == 0:
+            return x.new_zeros(0, x.size(-1) ** 2)
         start = size.cumsum(0) - size
-        exponent = torch.frexp(size.double() - 0.5).exponent  # 2^e >= size
+        exponent = torch.frexp(size.float() - 0.5).exponent  # 2^e >= size
+        x = torch.cat([x, x.new_zeros(1, x.size(-1))])  # its last row pads
 
         sets, pooled = [], []
         for e in exponent.unique().tolist():
             sets.append((exponent == e).nonzero().view(-1))
             slot = torch.arange(2**e, device=x.device)
+            source = start[sets[-1]].view(-1, 1) + slot
             inside = slot < size[sets[-1]].view(-1, 1)
-            source = (start[sets[-1]].view(-1, 1) + slot).clamp(max=x.size(0) - 1)
-            rows = torch.where(inside.unsqueeze(-1), x[source], 0.0)
+            rows = x[torch.where(inside, source, x.size(0) - 1)]
             pooled.append(rows.mT @ rows)
         order = torch.cat(sets).argsort()
         return torch.cat(pooled)[order].flatten(1)

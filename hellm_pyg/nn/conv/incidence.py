@@ -180,10 +180,12 @@ def _entries(graph: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         return index[0], index[1], None
     if isinstance(graph, SparseTensor):
         row, col, value = graph.coo()
+        learned = graph.requires_grad()
     else:
         coo = graph if graph.layout == torch.sparse_coo else graph.to_sparse_coo()
         (row, col), value = coo._indices(), coo._values()
-    if value is not None and value.requires_grad:
+        learned = graph.requires_grad
+    if learned:
         raise ValueError(
             "'hyperedge_index' needs to hold constants (got values that require "
             "gradients); learn 'hyperedge_weight' instead"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -147,7 +147,7 @@ class HeLLMPre(GraphRecommender):
         normalization_user: str = 'clique_rw',
         normalization_item: str = 'clique_sym',
         contrast_anchor: str = 'fused',
-        scope: str | int = 'batch',
+        scope: Literal['batch', 'full'] | int = 'batch',
         symmetric: bool = False,
         intra_view: bool = True,
         trainable_hyperedge_weight: bool = False,
@@ -228,7 +228,7 @@ class HeLLMPre(GraphRecommender):
         ):
             if self.contrastive and weight > 0 and views.hypergraph is not None:
                 anchor = getattr(views, self.contrast_anchor)
-                term = self.contrast(anchor, views.hypergraph, index.unique())
+                term = self.contrast(anchor, views.hypergraph, index)
                 loss = loss + weight * term
         return loss
 
@@ -295,6 +295,8 @@ class HeLLMPre(GraphRecommender):
             kept, incidence = self._incidence
             if [id(x) for x in kept] == [id(x) for x in sources]:
                 return incidence
-        incidence = concat_incidence(sources, self.num_items, sizes)
+        # An evaluation may be the first to ask; training must be able to go on.
+        with torch.inference_mode(False):
+            incidence = concat_incidence(sources, self.num_items, sizes)
         self._incidence = sources, incidence
         return incidence

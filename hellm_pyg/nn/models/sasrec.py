@@ -164,11 +164,11 @@ class SASRec(torch.nn.Module):
                 "'batch.target' is needed for the loss (got None); read the batch "
                 "with split='train'"
             )
-        if target.numel() == batch.item.numel():
+        if target.numel() == batch.batch_size:
+            states = self._last(states, window)
+        elif target.numel() == batch.item.numel():
             target = target[window.kept]
             negative = None if negative is None else negative[window.kept]
-        elif target.numel() == batch.batch_size:
-            states = self._last(states, window)
         else:
             raise ValueError(
                 "'batch.target' must have one entry an item or one a row (got "
@@ -178,6 +178,9 @@ class SASRec(torch.nn.Module):
         if self.objective == 'softmax':
             return table_cross_entropy(states, table, target, self.chunk_size)
         return self._sampled_loss(states, table, target, negative)
+
+    def on_epoch_start(self, data: HeteroData) -> None:
+        """Does nothing; part of the trainer's interface."""
 
     @torch.no_grad()
     def embeddings(self, data: HeteroData) -> dict[str, Tensor]:
@@ -229,7 +232,7 @@ class SASRec(torch.nn.Module):
                 f"loss='{self.objective}' (got {got}); set 'num_neg' of the loader"
             )
         candidate = torch.cat([target.unsqueeze(1), negative], dim=1)
-        score = candidate_scores(states, table, candidate, self.chunk_size).float()
+        score = candidate_scores(states, table, candidate, self.chunk_size)
         if self.objective == 'bce':
             return (F.softplus(-score[:, 0]) + F.softplus(score[:, 1])).mean()
         repeated = negative == target.unsqueeze(1)

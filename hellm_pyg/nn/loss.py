@@ -1,0 +1,229 @@
+"""Contrast between two views of the same nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+class ContrastiveLoss(torch.nn.Module):
+    r"""The node contrast of `"HeLLM: Multi-Modal Hypergraph Enhanced LLM
+    Learning for Recommendation" <https://arxiv.org/abs/2504.10541>`_, which
+    tells a node's other view from all views of other nodes.
+
+    .. math::
+        \mathcal{L} = - \frac{1}{|\mathcal{A}|} \sum_{n \in \mathcal{A}} \log
+        \frac{c(\mathbf{z}^1_n, \mathbf{z}^2_n)}
+        {c(\mathbf{z}^1_n, \mathbf{z}^2_n)
+        + \sum_{m \in \mathcal{S}, m \neq n} c(\mathbf{z}^1_n, \mathbf{z}^2_m)
+        + \sum_{m \in \mathcal{S}, m \neq n} c(\mathbf{z}^1_n, \mathbf{z}^1_m)},
+        \qquad
+        c(\mathbf{x}, \mathbf{y}) = \exp \left( \frac{1}{\tau}
+        \frac{\mathbf{x}^{\top} \mathbf{y}}
+        {\lVert \mathbf{x} \rVert \lVert \mathbf{y} \rVert} \right)
+
+    Similarities are computed block by block, and once more in the backward
+    pass, so that no :math:`|\mathcal{A}| \times |\mathcal{S}|` matrix is ever
+    held; in 32 bits at least, also under autocast. Gradients flow into both
+    views; the loss can be differentiated once. A row of zeros has no
+    direction: its similarities are 0 and it gets no gradient.
+
+    Args:
+        temperature: The temperature :math:`\tau`.
+        symmetric: Whether to average the loss with that of exchanged views.
+        intra_view: Whether other nodes of the anchor's own view, the last sum
+            above, are negatives too.
+        scope: Anchors :math:`\mathcal{A}` and negatives :math:`\mathcal{S}`:
+            :obj:`"batch"` takes the nodes of the mini-batch for both,
+            :obj:`"full"` all nodes for both, which costs :math:`N^2`, and a
+            number :math:`n` takes the mini-batch as anchors and :math:`n`
+            nodes drawn uniformly from all nodes, without repetition, as
+            negatives.
+        chunk_size: The number of anchors in a block of similarities; it has a
+            quarter as many negatives.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        symmetric: bool = False,
+        intra_view: bool = True,
+        scope: Literal['batch', 'full'] | int = 'batch',
+        chunk_size: int = 2048,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < float('inf'):
+            raise ValueError(f"'temperature' needs to be positive (got {temperature})")
+        counts = isinstance(scope, int) and not isinstance(scope, bool) and scope > 0
+        if not counts and scope not in ('batch', 'full'):
+            raise ValueError(
+                f"'scope' needs to be 'batch', 'full' or a positive number of "
+                f'negatives (got {scope!r})'
+            )
+        if chunk_size < 1:
+            raise ValueError(f"'chunk_size' needs to be at least 1 (got {chunk_size})")
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.intra_view = intra_view
+        self.scope = scope
+        self.chunk_size = chunk_size
+
+    def forward(self, z1: Tensor, z2: Tensor, index: Tensor | None = None) -> Tensor:
+        r"""Computes the loss.
+
+        Args:
+            z1: The anchors' view of all nodes, :math:`[N, F]`.
+            z2: The other view of all nodes, :math:`[N, F]`.
+            index: Nodes of the mini-batch, int64 of any length, where a node
+                given several times counts once; all nodes if :obj:`None`.
+                The full scope does not read it.
+
+        Returns:
+            The mean over the anchors, a scalar.
+
+        Raises:
+            ValueError: If shapes do not fit or there is no anchor.
+        """
+        if z1.dim() != 2 or z1.shape != z2.shape:
+            raise ValueError(
+                f"'z1' and 'z2' need to be of the same shape [N, F] "
+                f'(got {list(z1.shape)} and {list(z2.shape)})'
+            )
+        if index is not None and (index.dim() != 1 or index.dtype != torch.long):
+            raise ValueError(
+                f"'index' needs to be int64 of shape [B] "
+                f'(got {index.dtype} of shape {list(index.shape)})'
+            )
+        num_nodes = z1.size(0)
+        if num_nodes == 0 or (index is not None and index.numel() == 0):
+            raise ValueError("'z1' and 'index' need at least one node (got none)")
+
+        node = None if self.scope == 'full' or index is None else index.unique()
+        with torch.autocast(z1.device.type, enabled=False):
+            a, b = (_directions(z if node is None else z[node]) for z in (z1, z2))
+            if isinstance(self.scope, int):
+                sample = torch.randperm(num_nodes, device=z1.device)[: self.scope]
+                place = sample.new_full((num_nodes,), -1)
+                place[sample] = torch.arange(sample.numel(), device=z1.device)
+                place = place if node is None else place[node]
+                other_a, other_b = (_directions(z[sample]) for z in (z1, z2))
+            else:
+                place = torch.arange(a.size(0), device=z1.device)
+                other_a, other_b = a, b
+            loss = self._one_way(a, b, other_a, other_b, place)
+            if self.symmetric:
+                loss = (loss + self._one_way(b, a, other_b, other_a, place)) / 2
+        return loss
+
+    def _one_way(
+        self, anchor: Tensor, positive: Tensor, same: Tensor, other: Tensor, own: Tensor
+    ) -> Tensor:
+        """Mean loss of anchors; ``own`` is where each is among the negatives."""
+        skip = own.view(-1, 1)
+        if self.intra_view:
+            skip = torch.cat([skip, torch.where(skip < 0, -1, skip + len(other))], 1)
+            other = torch.cat([other, same])
+        loss = _Contrast.apply(
+            anchor, positive, other, skip, self.temperature, self.chunk_size
+        )
+        return loss.mean()
+
+    def __repr__(self) -> str:
+        return (
+            f'{self.__class__.__name__}(temperature={self.temperature}, '
+            f'scope={self.scope!r}, symmetric={self.symmetric}, '
+            f'intra_view={self.intra_view})'
+        )
+
+
+def _directions(z: Tensor) -> Tensor:
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    norm = z.norm(dim=-1, keepdim=True)
+    return z / torch.where(norm > 1e-12, norm, float('inf'))
+
+
+class _Contrast(torch.autograd.Function):
+    """Loss of each anchor; ``skip`` names the negatives it does not have."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchor: Tensor,
+        positive: Tensor,
+        other: Tensor,
+        skip: Tensor,
+        temperature: float,
+        chunk_size: int,
+    ) -> Tensor:
+        match = (anchor * positive).sum(-1) / temperature
+        total = match.clone()
+        for row, _, block in _blocks(anchor, other, skip, temperature, chunk_size):
+            total[row] = torch.logaddexp(total[row], block.logsumexp(1))
+        ctx.save_for_backward(anchor, positive, other, skip, match, total)
+        ctx.temperature, ctx.chunk_size = temperature, chunk_size
+        return total - match
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        size = (ctx.temperature, ctx.chunk_size)
+        with torch.autocast(grad.device.type, enabled=False):
+            grads = _ContrastGradient.apply(grad, *ctx.saved_tensors, *size)
+        return *grads, None, None, None
+
+
+class _ContrastGradient(torch.autograd.Function):
+    """The backward pass, a function of its own so that a second one can raise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        anchor: Tensor,
+        positive: Tensor,
+        other: Tensor,
+        skip: Tensor,
+        match: Tensor,
+        total: Tensor,
+        temperature: float,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        grad = grad / temperature
+        pull = (grad * torch.expm1(match - total)).view(-1, 1)
+        grad_anchor, grad_positive = pull * positive, pull * anchor
+        grad_other = torch.zeros_like(other)
+        for row, col, block in _blocks(anchor, other, skip, temperature, chunk_size):
+            share = block.sub_(total[row].view(-1, 1)).exp_()
+            share.mul_(grad[row].view(-1, 1))
+            grad_anchor[row].addmm_(share, other[col])
+            grad_other[col].addmm_(share.T, anchor[row])
+        return grad_anchor, grad_positive, grad_other
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError("'ContrastiveLoss' can be differentiated only once")
+
+
+def _blocks(
+    anchor: Tensor, other: Tensor, skip: Tensor, temperature: float, chunk_size: int
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Logits of anchors (rows) against negatives, a block at a time."""
+    width = max(chunk_size // 4, 1)
+    for i in range(0, anchor.size(0), chunk_size):
+        row = slice(i, i + chunk_size)
+        query = anchor[row] / temperature
+        for j in range(0, other.size(0), width):
+            col = slice(j, j + width)
+            block = query @ other[col].T
+            for place in skip[row].T:
+                place = place.view(-1, 1) - j
+                inside = (place >= 0) & (place < block.size(1))
+                place = place.clamp(0, block.size(1) - 1)
+                kept = block.gather(1, place)
+                block.scatter_(1, place, kept.masked_fill(inside, -float('inf')))
+            yield row, col, block

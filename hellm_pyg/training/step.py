@@ -1,0 +1,187 @@
+"""One step of the optimiser over a window of batches and processes."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.config import TrainConfig
+from hellm_pyg.data.batch import PairBatch, SequenceBatch
+from hellm_pyg.evaluation import Recommender
+from hellm_pyg.training.schedule import build_optimizer
+
+Batch = PairBatch | SequenceBatch
+
+
+class Trainable(Recommender, typing.Protocol):
+    """What can be trained: a module that also has a loss."""
+
+    def loss(self, data: HeteroData, batch: Any) -> Tensor:
+        """Returns the loss, a mean over ``batch.num_targets``."""
+
+    def on_epoch_start(self, data: HeteroData) -> None:
+        """Called before every epoch, with the same random numbers in all processes.
+
+        What is computed here from weights belongs into persistent buffers, which a
+        resumed run reads back.
+        """
+
+
+def make_accelerator() -> Accelerator:
+    """Processes and devices as ``accelerate launch`` says."""
+    parallel = DistributedDataParallelKwargs(
+        broadcast_buffers=False, find_unused_parameters=True
+    )
+    # The loss sets its own autocast.
+    return Accelerator(mixed_precision='no', kwargs_handlers=[parallel])
+
+
+class _Loss(torch.nn.Module):
+    """The loss as a forward pass, through which data parallelism hooks in."""
+
+    def __init__(self, model: Any, data: HeteroData, bf16: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.data = data
+        self.bf16 = bf16
+
+    def forward(self, batch: Batch) -> Tensor:
+        device = next(self.model.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.model.loss(self.data, batch)
+        return loss.float()
+
+
+class Gradient(NamedTuple):
+    """What a backward pass found.
+
+    Args:
+        loss: Mean loss of all targets.
+        norm: Norm of its gradient.
+        targets: Number of targets.
+    """
+
+    loss: float
+    norm: Tensor
+    targets: float
+
+
+class Stepper:
+    r"""Gradients of a window of batches, as if these were one batch.
+
+    With batches :math:`b` of :math:`n_b` targets and mean loss :math:`\ell_b`, over
+    all processes, the gradient is that of
+
+    .. math::
+        \frac{\sum_b n_b \ell_b}{\sum_b n_b}.
+
+    Args:
+        model: The model; moved to the accelerator's device.
+        data: The data that its loss reads, on that device.
+        config: Optimisation.
+        accelerator: Processes and devices.
+
+    Raises:
+        ValueError: If the model lacks a method or has nothing to train, or cannot
+            recompute activations as asked.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: HeteroData,
+        config: TrainConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        _check(model)
+        if config.activation_checkpointing:
+            _checkpoint_activations(model)
+        self.accelerator = accelerator
+        self.clip = config.clip
+        self.optimizer = build_optimizer(model, config)
+        self.trained = [p for g in self.optimizer.param_groups for p in g['params']]
+        loss = _Loss(model, data, config.precision == 'bf16')
+        self._loss = accelerator.prepare_model(loss)
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that share the batches."""
+        return self.accelerator.num_processes
+
+    def sum(self, *values: float) -> list[float]:
+        """Sums numbers over all processes."""
+        if self.processes == 1:
+            return list(values)
+        device = self.accelerator.device
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def backward(self, window: Sequence[Batch], spare: Batch | None = None) -> Gradient:
+        """Sets the gradients.
+
+        Args:
+            window: This process's batches of the step.
+            spare: Joins with weight 0 where other processes have a batch left and
+                this one has none.
+
+        Raises:
+            ValueError: If the window has no target.
+        """
+        (targets,) = self.sum(float(sum(batch.num_targets for batch in window)))
+        if targets == 0:
+            raise ValueError(
+                f"'loader' needs to give batches with targets (got {len(window)} "
+                f'without any)'
+            )
+        weighted = [(batch, batch.num_targets / targets) for batch in window]
+        if not weighted and spare is not None:
+            weighted = [(spare, 0.0)]
+        self.optimizer.zero_grad()
+        loss = 0.0
+        for index, (batch, weight) in enumerate(weighted):
+            last = index == len(weighted) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._loss):
+                value = self._loss(batch.to(self.accelerator.device)) * weight
+                # Data parallelism averages gradients over the processes.
+                (value * self.processes).backward()
+            loss += value.item()
+        (loss,) = self.sum(loss)
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        return Gradient(loss, torch.nn.utils.get_total_norm(gradients), targets)
+
+    def update(self, rate: float, norm: Tensor) -> None:
+        """Clips gradients of that norm and moves the parameters."""
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, self.clip, norm)
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        self.optimizer.step()
+
+
+def _check(model: Any) -> None:
+    names = ('encode', 'score', 'loss', 'on_epoch_start')
+    missing = [name for name in names if not callable(getattr(model, name, None))]
+    if missing or not isinstance(model, torch.nn.Module):
+        raise ValueError(
+            f"'model' needs to be a module with the methods {', '.join(names)} (got "
+            f'{type(model).__name__} without {", ".join(missing) or "being a module"})'
+        )
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if not hasattr(model, 'enable_activation_checkpointing'):
+        raise ValueError(
+            f"'activation_checkpointing' needs a model that can recompute activations "
+            f'(got {type(model).__name__}): set it to false'
+        )
+    model.enable_activation_checkpointing()

@@ -1,0 +1,428 @@
+"""Trains any model that has a loss, chooses on validation, and can be resumed."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.checkpoint import load_json, load_tensors, save_json, save_tensors
+from hellm_pyg.config import EvalConfig, TrainConfig
+from hellm_pyg.data.loader import Loader
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.evaluation import Protocol, evaluate
+from hellm_pyg.evaluation.scoring import place
+from hellm_pyg.training.interrupt import Interrupts
+from hellm_pyg.training.log import RunLog, epoch_line
+from hellm_pyg.training.outputs import export, summary
+from hellm_pyg.training.schedule import learning_rate
+from hellm_pyg.training.state import (
+    PROGRESS,
+    WEIGHTS,
+    Progress,
+    load_state,
+    load_trained,
+    random_state,
+    read_progress,
+    save_state,
+    set_random_state,
+    trained_tensors,
+)
+from hellm_pyg.training.step import Gradient, Stepper, Trainable, make_accelerator
+
+LINES_PER_EPOCH = 10
+STATE, BEST, METRICS = 'state', 'best', 'metrics.json'
+
+
+class NonFiniteLossError(ValueError, FloatingPointError):
+    """The loss or its gradient is NaN or infinite."""
+
+
+class Trainer:
+    r"""Fits a model and leaves a run folder behind.
+
+    The gradient of a step is that of the mean over all targets of its window, the
+    ``accumulate`` batches of all processes: it equals that of one large batch. It is
+    clipped as a whole. The test items are never read.
+
+    The folder holds ``log.jsonl``, ``tensorboard/`` (if installed), ``state/`` (to
+    resume), ``best/`` (weights of the best epoch), ``metrics.json``, and the trained
+    model: ``model/`` as its ``save_pretrained`` writes it, or else
+    ``model.safetensors`` and ``embeddings.safetensors``, with ``ids.json``.
+
+    A run resumes from its last state. On one device with the same number of threads
+    it ends with the very weights of an undisturbed run.
+
+    Args:
+        model: A module with ``encode``, ``score``, ``loss`` and ``on_epoch_start``.
+        data: Split interactions.
+        loader: Training batches; reads the same data.
+        config: Optimisation.
+        run_dir: Folder of the run.
+        evaluation: Protocol of the validation.
+        ids: Original ids, saved with the model.
+        settings: Further settings that a resumed run must share, such as the model's
+            arguments; kept in ``metrics.json``.
+        progress: Show a bar on a terminal.
+        accelerator: The processes and devices; by default as ``accelerate launch``
+            says.
+
+    Raises:
+        ValueError: If the model lacks a method or has nothing to train, or an argument
+            is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Trainable,
+        data: HeteroData,
+        loader: Loader,
+        config: TrainConfig,
+        run_dir: str | Path,
+        evaluation: EvalConfig | None = None,
+        ids: IdMap | None = None,
+        settings: Mapping[str, Any] | None = None,
+        progress: bool = True,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.model: Any = model
+        self.data = data
+        self.loader = loader
+        self.config = config
+        self.run_dir = Path(run_dir)
+        self.evaluation = EvalConfig() if evaluation is None else evaluation
+        self.ids = ids
+        self.progress = progress
+        self._cutoff = _cutoff(config)
+        self.accelerator = make_accelerator() if accelerator is None else accelerator
+        self.device = self.accelerator.device
+        self._on_device = place(data, self.device)
+        self._stepper = Stepper(self.model, self._on_device, config, self.accelerator)
+        self.settings = self._make_settings(settings)
+        self.state = Progress()
+        self._generators: list[dict[str, Any]] = []
+        self._interrupts = Interrupts()
+
+    @property
+    def _main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def _processes(self) -> int:
+        return self.accelerator.num_processes
+
+    def _make_settings(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        train = asdict(self.config)
+        del train['save_minutes']  # may differ between the parts of a run
+        return {
+            **(settings or {}),
+            'train': train,
+            'eval': asdict(self.evaluation),
+            'data': getattr(self.data, 'fingerprint', None),
+            'class': type(self.model).__name__,
+            'trained_parameters': sum(p.numel() for p in self._stepper.trained),
+            'processes': self._processes,
+        }
+
+    def fit(self, fresh: bool = False) -> dict[str, float]:
+        """Trains, or goes on where a former run in this folder was stopped.
+
+        Ctrl-C (or SIGTERM) saves the state after the current step; pressed again it
+        stops at once. The model ends with the best weights, in evaluation mode.
+
+        Args:
+            fresh: Discard what the folder holds of a former run.
+
+        Returns:
+            The metrics on validation of the best epoch.
+
+        Raises:
+            ValueError: If the folder holds the state of a run with other settings.
+            NonFiniteLossError: If the loss is NaN or infinite. The last state and the
+                best weights stay.
+            KeyboardInterrupt: After Ctrl-C.
+        """
+        self._start(fresh)
+        if not self.state.stopped:
+            self._log = RunLog(
+                self.run_dir,
+                self.state.position,
+                self.state.total_steps,
+                self.config.epochs * self._steps(self.state.epoch),
+                self.progress,
+                self._main,
+            )
+            try:
+                with self._interrupts.held():
+                    self.model.train()
+                    while not self.state.stopped:
+                        self._epoch()
+            finally:
+                self._log.close()
+        return self._finish()
+
+    def _start(self, fresh: bool) -> None:
+        """Reads the state of the folder, or makes the folder ready for a new run."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        folder = self.run_dir / STATE
+        found = None if fresh else read_progress(folder, self.settings)
+        self.accelerator.wait_for_everyone()
+        if found is not None:
+            self.state = found
+            optimizer = self._stepper.optimizer
+            self._generators = load_state(folder, self.model, optimizer)
+        elif self._main:
+            for former in (folder, folder.with_name(f'.{STATE}.old')):
+                if (former / PROGRESS).is_file():
+                    shutil.rmtree(former)
+            for pattern in (METRICS, f'{BEST}/epoch-*', 'tensorboard/events.out.*'):
+                for path in self.run_dir.glob(pattern):
+                    path.unlink()
+        self.accelerator.wait_for_everyone()
+        self._saved = time.monotonic()
+
+    def _steps(self, epoch: int) -> int:
+        self.loader.set_epoch(epoch)
+        if len(self.loader) == 0:
+            raise ValueError(
+                "'loader' needs at least one batch an epoch (got none): histories need "
+                'two training items or more'
+            )
+        return math.ceil(len(self.loader) / (self.config.accumulate * self._processes))
+
+    def _begin(self) -> None:
+        """Random numbers and hooks: a function of seed and epoch."""
+        epoch, rank = self.state.epoch, self.accelerator.process_index
+        set_seed(_seed(self.config.seed, epoch, 0))
+        self.model.on_epoch_start(self._on_device)
+        set_seed(_seed(self.config.seed, epoch, 1 + rank))
+        if self.state.step > 0 and self._generators:  # resumed within the epoch
+            path = self.run_dir / STATE / WEIGHTS
+            load_trained(self.model, load_tensors(path), f"'{path}'")
+            set_random_state(self._generators[rank], self.device)
+        self._generators = []
+
+    def _epoch(self) -> None:
+        state, accumulate = self.state, self.config.accumulate
+        steps = self._steps(state.epoch)
+        self._begin()
+        share = self.loader.shard(self.accelerator.process_index, self._processes)
+        batches = share.batches(state.step * accumulate)
+        mark = (state.loss, state.targets, time.perf_counter())
+        while state.step < steps:
+            began = time.perf_counter()
+            window = list(islice(batches, accumulate))
+            spare = None if window else next(self.loader.batches())
+            found = self._stepper.backward(window, spare)
+            self._check(found)
+            self._stepper.update(self._rate(steps), found.norm)
+            state.step += 1
+            state.total_steps += 1
+            state.loss += found.loss * found.targets
+            state.targets += found.targets
+            state.seconds += time.perf_counter() - began
+            if state.step % math.ceil(steps / LINES_PER_EPOCH) == 0:
+                mark = self._report(mark, steps, found)
+            self._show(steps)
+            self._pause()
+        self._validate(steps)
+        self._save()
+        self._prune()
+        if self._stepper.sum(float(self._interrupts.pending))[0] > 0:
+            self._stop(save=False)
+
+    def _rate(self, steps: int) -> float:
+        return learning_rate(self.config, self.state.epoch + self.state.step / steps)
+
+    def _pause(self) -> None:
+        """Saves after a step if it is time, and stops if somebody asked."""
+        overdue = time.monotonic() - self._saved >= 60 * self.config.save_minutes
+        pending, due = self._stepper.sum(
+            float(self._interrupts.pending), float(self._main and overdue)
+        )
+        if pending > 0:
+            self._stop()
+        if due > 0:
+            self._save()
+
+    def _check(self, found: Gradient) -> None:
+        for what, value in (('loss', found.loss), ('gradient', found.norm.item())):
+            if math.isfinite(value):
+                continue
+            kept = 'no state had been saved yet'
+            if (self.run_dir / STATE).is_dir():
+                kept = f"the last good state stays in '{self.run_dir / STATE}'"
+            raise NonFiniteLossError(
+                f'the {what} is {value} in epoch {self.state.epoch + 1}, step '
+                f"{self.state.step + 1}; {kept}. Lower 'lr' (got {self.config.lr}), "
+                f"set 'clip' (got {self.config.clip}) or train in fp32 (got "
+                f'{self.config.precision})'
+            )
+
+    def _report(
+        self, mark: tuple[float, float, float], steps: int, found: Gradient
+    ) -> tuple[float, float, float]:
+        """Writes a line about the steps since the last one."""
+        state = self.state
+        now = (state.loss, state.targets, time.perf_counter())
+        loss, targets, seconds = (b - a for a, b in zip(mark, now, strict=True))
+        record = {
+            'epoch': state.epoch + 1,
+            'step': state.step,
+            'loss': loss / targets,
+            'lr': self._stepper.optimizer.param_groups[0]['lr'],
+            'grad_norm': found.norm.item(),
+            'targets_per_second': targets / seconds,
+        }
+        self._log.write(record, state.total_steps)
+        return now
+
+    def _show(self, steps: int) -> None:
+        state, epochs = self.state, self.config.epochs
+        values = {'loss': f'{state.loss / state.targets:.4f}'}
+        if state.best is not None:
+            values[self.config.metric] = f'{state.best:.4f}'
+        total = state.total_steps + (epochs - state.epoch) * steps - state.step
+        self._log.advance(f'epoch {state.epoch + 1}/{epochs}', total, values)
+
+    def _validate(self, steps: int) -> None:
+        """Ends an epoch: measures, keeps the best weights, decides whether to stop."""
+        state, config, metrics = self.state, self.config, None
+        epoch, began = state.epoch + 1, time.perf_counter()
+        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            metrics = self._measure()
+            value = metrics[config.metric]
+            state.waited += 1
+            if state.best is None or value > state.best:
+                state.best, state.best_epoch = value, epoch
+                state.best_metrics, state.waited = metrics, 0
+                if self._main:
+                    save_tensors(self._best_file(), trained_tensors(self.model))
+        record = {
+            'epoch': epoch,
+            'loss': state.loss / state.targets,
+            'lr': learning_rate(config, epoch - 1 / steps),
+            'seconds': round(state.seconds, 3),
+            'eval_seconds': round(time.perf_counter() - began, 3),
+            'metrics': metrics,
+            'best_epoch': state.best_epoch,
+        }
+        state.curve.append(record)
+        self._log.write(record, state.total_steps)
+        self._log.say(epoch_line(record, config.epochs, config.metric))
+        if epoch == config.epochs:
+            state.stopped = f"all {epoch} 'epochs' done"
+        elif state.waited >= max(config.patience, 1):
+            state.stopped = f"no improvement in {state.waited} validations ('patience')"
+        state.epoch, state.step = epoch, 0
+        state.loss = state.targets = state.seconds = 0.0
+
+    def _measure(self) -> dict[str, float]:
+        options = self.evaluation
+        try:
+            # Nothing changes meanwhile. Several processes have to stop together.
+            with self._interrupts.at_once(allowed=self._processes == 1):
+                found = evaluate(
+                    self.model,
+                    self.data,
+                    'val',
+                    sorted({*options.ks, self._cutoff}),
+                    Protocol(options.history, options.mask),
+                    options.batch_size,
+                    max_len=self.config.max_len,
+                    shard=(self.accelerator.process_index, self._processes),
+                    progress=self.progress and self._main,
+                )
+        except KeyboardInterrupt:
+            self._stop()
+        return found.metrics
+
+    def _best_file(self) -> Path:
+        return self.run_dir / BEST / f'epoch-{self.state.best_epoch:05d}.safetensors'
+
+    def _save(self) -> None:
+        self.state.position = self._log.position
+        own = random_state(self.device)
+        generators: list[Any] = [own]
+        if self._processes > 1:
+            generators = [None] * self._processes
+            torch.distributed.all_gather_object(generators, own)
+        if self._main:
+            save_state(
+                self.run_dir / STATE,
+                self.model,
+                self._stepper.optimizer,
+                self.state,
+                self.settings,
+                generators,
+            )
+        self._saved = time.monotonic()
+
+    def _prune(self) -> None:
+        """Drops former best weights, once the saved state knows of the new ones."""
+        if self._main:
+            for path in (self.run_dir / BEST).glob('epoch-*.safetensors'):
+                if path != self._best_file():
+                    path.unlink()
+
+    def _stop(self, save: bool = True) -> NoReturn:
+        if save:
+            self._save()
+        self._log.close()
+        if self._main:
+            print(
+                f'Interrupted in epoch {self.state.epoch + 1}, after '
+                f"{self.state.step} steps. The state is in '{self.run_dir / STATE}': "
+                f'the same command goes on from there.',
+                file=sys.stderr,
+            )
+        raise KeyboardInterrupt
+
+    def _finish(self) -> dict[str, float]:
+        """Puts the best weights in place and writes what the run leaves behind."""
+        best = load_tensors(self._best_file())
+        load_trained(self.model, best, f"'{self._best_file()}'")
+        self.model.eval()
+        path = self.run_dir / METRICS
+        if self._main and not path.is_file():
+            found = summary(
+                self.state,
+                self.config,
+                self.evaluation,
+                self.settings,
+                self.model,
+                self.device,
+            )
+            export(self.model, self._on_device, self.run_dir, found, self.ids)
+            save_json(path, found)
+        self.accelerator.wait_for_everyone()
+        return dict(load_json(path)['metrics'])
+
+
+def _cutoff(config: TrainConfig) -> int:
+    match = re.fullmatch(r'(?:R|N|MRR)@([1-9]\d*)', config.metric)
+    if match is None:
+        raise ValueError(
+            f"'metric' needs to be 'R@K', 'N@K' or 'MRR@K' (got {config.metric!r})"
+        )
+    if config.epochs < 1:
+        raise ValueError(f"'epochs' needs to be at least 1 (got {config.epochs})")
+    return int(match[1])
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -1,0 +1,129 @@
+import gzip
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from hellm_pyg.datasets.tables import (
+    checked_file,
+    column_names,
+    read_sequences,
+    read_table,
+    require_column,
+)
+
+ROWS = {'user': ['a', 'b'], 'note': ['x, "y"\nz', 'ü\t']}
+TEXTS = {
+    'log.csv': 'user,note\na,"x, ""y""\nz"\nb,ü\t\n',
+    'log.jsonl': '{"user":"a","note":"x, \\"y\\"\\nz"}\n{"user":"b","note":"ü\\t"}\n',
+}
+
+
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('name', [*TEXTS, 'log.parquet'])
+def test_read_table(tmp_path, name, packed):
+    path = tmp_path / name
+    if name in TEXTS:
+        path.write_text(TEXTS[name])
+    else:
+        parquet.write_table(pa.table(ROWS), path)
+    if packed:
+        content = path.read_bytes()
+        path = tmp_path / f'{name}.gz'
+        path.write_bytes(gzip.compress(content))
+    assert column_names(path) == ['user', 'note']
+    assert read_table(path).to_pydict() == ROWS
+    assert read_table(path, ['note']).to_pydict() == {'note': ROWS['note']}
+
+
+def test_delimited_columns_stay_text(tmp_path):
+    path = tmp_path / 'log.tsv'
+    path.write_bytes('\ufeffid\tname\n007\t"half\n8\t2014-01-01\n'.encode())
+    table = read_table(path)
+    assert table.to_pydict() == {'id': ['007', '8'], 'name': ['"half', '2014-01-01']}
+
+
+def test_read_sequences(tmp_path, caplog):
+    path = tmp_path / 'log.txt'
+    path.write_text('u 3 1\n\n  v\tx  \nw\nu 2\n')
+    assert read_sequences(path).to_pydict() == {
+        'user': ['u', 'u', 'v', 'u'],
+        'item': ['3', '1', 'x', '2'],
+    }
+    assert '1 of 4 lines hold a user without items' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'match'),
+    [
+        ('log.csv', 'a;b\n1;2\n', r"two columns .got 'a;b'.*'.tsv' by tabs"),
+        ('log.csv', 'a,b\n1,2,3\n', r'log.csv. cannot be read as csv: .*Expected 2'),
+        ('log.csv', 'a,b\n', 'log.csv. has no rows'),
+        ('log.csv', b'a,b\n\xff,1\n', 'cannot be read as csv.*UTF8'),
+        ('log.parquet', 'a,b\n', 'cannot be read as parquet'),
+        ('log.jsonl', 'a,b\n', 'cannot be read as jsonl'),
+        (
+            'log.jsonl',
+            '{"a": 1, "b": 2}\n{"a": "x", "b": 2}\n',
+            'cannot be read as jsonl',
+        ),
+        ('log.jsonl', '{"a": 1}\n', "two columns .got 'a'"),
+        ('log.csv.gz', 'a,b\n', 'cannot be read as csv'),
+    ],
+)
+def test_bad_tables(tmp_path, name, text, match):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=match):
+        column_names(path) and read_table(path)
+
+
+@pytest.mark.parametrize(
+    ('text', 'match'),
+    [
+        (b'\n \n', 'has no rows'),
+        (b'1\n2\n', "lines of 'user item item ...' .got a single column.*'1'"),
+        (b'\xff 1\n', 'cannot be read as txt'),
+    ],
+)
+def test_bad_sequences(tmp_path, text, match):
+    path = tmp_path / 'log.txt'
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=match):
+        read_sequences(path)
+
+
+def test_checked_file(tmp_path):
+    (tmp_path / 'ratings.csv').write_text('a,b\n')
+    (tmp_path / 'empty.csv').write_text('')
+    path = checked_file(tmp_path / 'ratings.csv', 'items', ['.csv'])
+    assert path == (tmp_path / 'ratings.csv').resolve()
+    with pytest.raises(
+        ValueError, match=r"'items' is not a file.*mean '.*/ratings.csv'"
+    ):
+        checked_file(tmp_path / 'rating.csv', 'items', ['.csv'])
+    with pytest.raises(
+        ValueError, match=r"'items' is not a file .got '.*other.csv'\)$"
+    ):
+        checked_file(tmp_path / 'no' / 'other.csv', 'items', ['.csv'])
+    with pytest.raises(ValueError, match=r"'items' is an empty file"):
+        checked_file(tmp_path / 'empty.csv', 'items', ['.csv'])
+    with pytest.raises(
+        ValueError, match=r"ends in .csv, .tsv, each .* .got '.*a.xlsx'"
+    ):
+        checked_file(tmp_path / 'a.xlsx', 'items', ['.csv', '.tsv'])
+    with pytest.raises(ValueError, match=r"ends in .npy .got '.*a.npy.gz'"):
+        checked_file(tmp_path / 'a.npy.gz', 'features', ['.npy'], compressed=False)
+
+
+def test_require_column(tmp_path):
+    path = tmp_path / 'log.csv'
+    require_column('b', ['a', 'b'], path, 'time')
+    match = (
+        "'time' names the column 'timestmp', which '.*log.csv' does not have .its "
+        "columns: 'user', 'timestamp'.; did you mean time='timestamp'"
+    )
+    with pytest.raises(ValueError, match=match):
+        require_column('timestmp', ['user', 'timestamp'], path, 'time')
+    with pytest.raises(ValueError, match=r"'user', 'timestamp'\)$"):
+        require_column('zzz', ['user', 'timestamp'], path, 'time')

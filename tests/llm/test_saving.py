@@ -1,0 +1,320 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.llm import LLMRecommender, saving
+from hellm_pyg.llm.backbone import load_model
+from tests.llm.tiny import NUM_ITEMS, batch_of, recommender, tiny_llm
+
+BATCH = batch_of([1, 2, 3], [4], [])
+IDS = IdMap(['ann', 'bob'], list(range(100, 100 + NUM_ITEMS)))
+METRICS = {
+    'protocol': {'history': 'train+val', 'mask': 'seen'},
+    'test': {'R@10': 0.12345678, 'N@10': 0.05},
+}
+FORMS = [
+    {'prefix': {}, 'scope': 'causal'},
+    {
+        'prefix': {'rank': 2, 'hidden_channels': 5, 'gate': 'tanh', 'dropout': 0.1},
+        'scope': 'user',
+        'head': 'tied',
+        'head_channels': 5,
+        'train_embeddings': ['seq'],
+        'max_len': 3,
+        'dropout': 0.2,
+        'projector_layers': 1,
+    },
+    {'prefix': {'pool': False}, 'scope': 'user', 'head': 'frozen_random'},
+    {'lora': None, 'scope': 'causal', 'token_embeddings': ['seq']},
+]
+
+
+def stored(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The tiny backbone as read from a folder, as fine-tuning gets it."""
+    tiny_llm(dtype=dtype).save_pretrained(folder)
+    return load_model(str(folder), dtype=dtype)
+
+
+def scores(model: LLMRecommender) -> torch.Tensor:
+    return model.score(model.encode(), BATCH)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_round_trip(tmp_path, form):
+    model = recommender(llm=stored(tmp_path / 'backbone'), **form)
+    model.save_pretrained(tmp_path / 'saved', IDS, METRICS)
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved', None, IDS.fingerprint)
+    assert not again.training
+    assert again.ids == IDS
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+    for name in ('scope', 'max_len', 'dropout', 'token_embeddings', 'prompt'):
+        assert getattr(again, name) == getattr(model, name)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == trained
+    assert str(again.prefix) == str(model.prefix)
+    # Saving what was loaded gives the same folder.
+    again.save_pretrained(tmp_path / 'again', metrics=METRICS)
+    for file in (tmp_path / 'saved').iterdir():
+        if file.name != 'README.md':
+            other = tmp_path / 'again' / file.name
+            assert file.read_bytes() == other.read_bytes(), file.name
+
+
+def test_a_fresh_process_gives_identical_scores(tmp_path):
+    llm = stored(tmp_path / 'backbone')
+    model = recommender(prefix={}, head='tied', llm=llm)
+    model.save_pretrained(tmp_path / 'saved')
+    code = (
+        'import sys, torch\n'
+        'from hellm_pyg.llm import LLMRecommender\n'
+        'from tests.llm.test_saving import BATCH\n'
+        'model = LLMRecommender.from_pretrained(sys.argv[1])\n'
+        'torch.save(model.score(model.encode(), BATCH), sys.argv[2])\n'
+    )
+    subprocess.run(
+        [sys.executable, '-c', code, tmp_path / 'saved', tmp_path / 'scores.pt'],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, 'HF_HUB_OFFLINE': '1'},
+    )
+    out = torch.load(tmp_path / 'scores.pt')
+    torch.testing.assert_close(out, scores(model), rtol=0, atol=0)
+
+
+def test_plain_peft_reads_the_adapter(tmp_path):
+    model = recommender(scope='causal')
+    model.save_pretrained(tmp_path / 'saved')
+    plain = PeftModel.from_pretrained(tiny_llm(), tmp_path / 'saved').eval()
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(
+        plain(ids).last_hidden_state, model.llm(ids).last_hidden_state
+    )
+    base = tiny_llm()(ids).last_hidden_state
+    assert not torch.allclose(plain(ids).last_hidden_state, base)
+
+
+def test_the_folder(tmp_path):
+    @dataclass
+    class Config:
+        seed: int = 3
+
+    model = recommender(prefix={})
+    model.backbone.name_or_path = 'SmolLM2-135M-Instruct'
+    model.save_pretrained(tmp_path / 'saved', IDS, METRICS, Config())
+    folder = tmp_path / 'saved'
+    assert sorted(file.name for file in folder.iterdir()) == [
+        'README.md',
+        'adapter_config.json',
+        'adapter_model.safetensors',
+        'hellm.json',
+        'hellm.safetensors',
+        'ids.json',
+    ]
+    weights = load_file(folder / 'hellm.safetensors')
+    assert {name.split('.')[0] for name in weights} == {
+        'head',
+        'prefix',
+        'projector',
+        'tables',
+    }
+    description = json.loads((folder / 'hellm.json').read_text())
+    assert description['config'] == {'seed': 3}
+    assert description['metrics'] == METRICS
+    assert description['tables'] == {'graph': [NUM_ITEMS, 4], 'seq': [NUM_ITEMS, 6]}
+    card = (folder / 'README.md').read_text()
+    assert 'SmolLM2-135M-Instruct, de-quantised from Q4_1, first 2 layers' in card
+    assert '| test R@10 | 0.1235 |' in card
+    assert '| protocol mask | seen |' in card
+    assert '3 slots in every layer, pooled from `graph`' in card
+    adapter = json.loads((folder / 'adapter_config.json').read_text())
+    assert adapter['base_model_name_or_path'] == 'SmolLM2-135M-Instruct'
+
+
+def test_a_card_without_metrics_says_so(tmp_path):
+    recommender(lora=None).save_pretrained(tmp_path / 'saved')
+    card = (tmp_path / 'saved' / 'README.md').read_text()
+    assert 'None were given when the model was saved.' in card
+    assert '| Adapter | none |' in card
+    assert '| Graph prefix | none |' in card
+
+
+@pytest.fixture
+def saved(tmp_path):
+    recommender(prefix={}).save_pretrained(tmp_path / 'saved', IDS)
+    return tmp_path / 'saved'
+
+
+def load(folder: Path, **kwargs) -> LLMRecommender:
+    return LLMRecommender.from_pretrained(folder, tiny_llm(), **kwargs)
+
+
+@pytest.mark.parametrize('file', ['hellm.safetensors', 'adapter_model.safetensors'])
+def test_missing_and_extra_weights_are_refused(saved, file):
+    weights = load_file(saved / file)
+    name = sorted(weights)[0]
+    save_file({**weights, 'more.weight': torch.zeros(1)}, saved / file)
+    with pytest.raises(ValueError, match=rf"{file}.*has also 'more.weight'"):
+        load(saved)
+    save_file({k: v for k, v in weights.items() if k != name}, saved / file)
+    with pytest.raises(ValueError, match=rf"{file}.*lacks '{name}'"):
+        load(saved)
+    save_file({**weights, name: torch.zeros(1)}, saved / file)
+    with pytest.raises(ValueError, match=rf"'{name}' needs to be of shape"):
+        load(saved)
+
+
+@pytest.mark.parametrize('file', ['hellm.safetensors', 'adapter_model.safetensors'])
+def test_damaged_files_are_refused(saved, file):
+    content = bytearray((saved / file).read_bytes())
+    content[-3] ^= 1
+    (saved / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f'{file}.* is damaged'):
+        load(saved)
+    (saved / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=file):
+        load(saved)
+    (saved / file).unlink()
+    with pytest.raises(ValueError, match=file):
+        load(saved)
+
+
+def test_other_item_embeddings_are_refused(saved):
+    description = json.loads((saved / 'hellm.json').read_text())
+    description['hash']['embeddings'] = '0' * 64
+    (saved / 'hellm.json').write_text(json.dumps(description))
+    with pytest.raises(ValueError, match='other item embeddings'):
+        load(saved)
+
+
+def test_another_catalogue_is_refused(saved):
+    other = IdMap(['ann', 'bob'], list(range(200, 200 + NUM_ITEMS)))
+    with pytest.raises(ValueError, match=r"another catalogue.*got 'fingerprint'"):
+        load(saved, fingerprint=other.fingerprint)
+    assert load(saved, fingerprint=IDS.fingerprint).ids == IDS
+    recommender(prefix={}).save_pretrained(saved)
+    with pytest.raises(ValueError, match="saved without 'ids'"):
+        load(saved, fingerprint=IDS.fingerprint)
+    with pytest.raises(ValueError, match=r"'ids' needs .* 20 items"):
+        recommender().save_pretrained(saved, IdMap([1], [1]))
+
+
+def test_an_id_map_that_was_exchanged_is_refused(saved):
+    IdMap(['ann', 'bob'], list(range(200, 200 + NUM_ITEMS))).save(saved / 'ids.json')
+    with pytest.raises(ValueError, match=r'ids\.json.*another catalogue'):
+        load(saved)
+    (saved / 'ids.json').unlink()
+    with pytest.raises(ValueError, match=r'ids\.json'):
+        load(saved)
+
+
+def test_another_backbone_is_refused(saved):
+    with pytest.raises(ValueError, match=r"'llm' is another backbone.*2 layers.*3"):
+        LLMRecommender.from_pretrained(saved, tiny_llm(num_layers=3))
+    other = tiny_llm()
+    torch.nn.init.ones_(other.norm.weight)
+    with pytest.raises(ValueError, match="'llm' is another backbone"):
+        LLMRecommender.from_pretrained(saved, other)
+    with pytest.raises(ValueError, match="'llm' needs to be a backbone without"):
+        LLMRecommender.from_pretrained(saved, recommender().llm)
+
+
+def test_another_type_of_the_same_backbone_is_taken(saved):
+    model = LLMRecommender.from_pretrained(saved, tiny_llm().bfloat16().float())
+    assert model.backbone.dtype == torch.float32
+
+
+@pytest.mark.parametrize('content', ['{"format": 2}', '[]', '{"for'])
+def test_other_formats_are_refused(saved, content):
+    (saved / 'hellm.json').write_text(content)
+    with pytest.raises(ValueError, match=r'hellm\.json'):
+        load(saved)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="'directory' needs to be a folder"):
+        load(tmp_path / 'nowhere')
+    with pytest.raises(ValueError, match=r'without hellm\.json'):
+        load(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_folder_whole(saved, monkeypatch):
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(saving, 'save_tensors', full)
+    with pytest.raises(OSError, match='No space left'):
+        recommender(prefix={}, head='tied').save_pretrained(saved)
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    assert [entry.name for entry in saved.parent.iterdir()] == ['saved']
+
+
+class FakeHub:
+    """Keeps what was pushed, as the hub would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.private: bool | None = None
+
+    def create_repo(self, repo_id, private=None, exist_ok=False):
+        assert exist_ok
+        self.private = private
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        assert commit_message
+        target = self.root / repo_id
+        target.mkdir(parents=True)
+        for file in Path(folder_path).iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        return f'https://hub/{repo_id}/commit/1'
+
+
+def test_push_to_hub_and_back(tmp_path, monkeypatch):
+    hub = FakeHub(tmp_path / 'hub')
+    model = recommender(prefix={})
+    url = model.push_to_hub('ann/rec', api=hub, private=True, ids=IDS, metrics=METRICS)
+    assert url == 'https://hub/ann/rec/commit/1'
+    assert hub.private is True
+    card = (tmp_path / 'hub/ann/rec/README.md').read_text()
+    assert "from_pretrained('ann/rec')" in card
+    monkeypatch.setattr(
+        saving, 'snapshot_download', lambda name: str(tmp_path / 'hub' / name)
+    )
+    monkeypatch.chdir(tmp_path)
+    again = LLMRecommender.from_pretrained('ann/rec', tiny_llm(), IDS.fingerprint)
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+
+
+def test_a_name_that_the_hub_does_not_know(tmp_path, monkeypatch):
+    def unknown(name):
+        raise OSError('404')
+
+    monkeypatch.setattr(saving, 'snapshot_download', unknown)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"neither a folder nor on the hub.*'ann/no'"):
+        LLMRecommender.from_pretrained('ann/no')
+
+
+def test_bf16_backbone_round_trip(tmp_path):
+    llm = stored(tmp_path / 'backbone', torch.bfloat16)
+    model = recommender(prefix={}, llm=llm)
+    model.save_pretrained(tmp_path / 'saved')
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
+    assert again.backbone.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in again.parameters() if p.requires_grad)
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)

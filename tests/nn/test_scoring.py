@@ -1,0 +1,151 @@
+"""Scores against an item table: equal to the plain forms, without their memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the size of the largest tensor that an operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, Tensor):
+                self.numel = max(self.numel, value.numel())
+        return out
+
+
+def _inputs(
+    num_targets: int, num_items: int, dim: int = 5, dtype: torch.dtype = torch.double
+) -> tuple[Tensor, Tensor, Tensor]:
+    x = torch.randn(num_targets, dim, dtype=dtype, requires_grad=True)
+    table = torch.randn(num_items, dim, dtype=dtype, requires_grad=True)
+    return x, table, torch.randint(num_items, (num_targets,))
+
+
+@given(
+    num_targets=st.integers(1, 20),
+    num_items=st.integers(1, 12),
+    chunk_size=st.integers(1, 25),
+)
+@settings(max_examples=40, deadline=None)
+def test_cross_entropy_equals_the_plain_form(
+    num_targets: int, num_items: int, chunk_size: int
+) -> None:
+    x, table, target = _inputs(num_targets, num_items)
+    loss = table_cross_entropy(x, table, target, chunk_size)
+    expected = F.cross_entropy(x @ table.t(), target)
+    torch.testing.assert_close(loss, expected)
+    grads = torch.autograd.grad(3 * loss, [x, table])
+    torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, [x, table]))
+
+
+def test_gradients_by_finite_differences() -> None:
+    x, table, target = _inputs(6, 4)
+    assert torch.autograd.gradcheck(
+        lambda x, table: table_cross_entropy(x, table, target, 4), (x, table)
+    )
+    candidate = torch.randint(4, (6, 3))
+    assert torch.autograd.gradcheck(
+        lambda x, table: candidate_scores(x, table, candidate, 4), (x, table)
+    )
+
+
+def test_cross_entropy_of_extreme_logits_is_finite() -> None:
+    x = torch.tensor([[1e3, 0.0]], requires_grad=True)
+    table = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.9, 0.0]])
+    loss = table_cross_entropy(x, table, torch.tensor([1]))
+    assert loss.item() == pytest.approx(2000)
+    (grad,) = torch.autograd.grad(loss, x)
+    assert grad[0, 0].item() == pytest.approx(2)
+
+
+def test_cross_entropy_of_nothing_is_zero() -> None:
+    x, table, target = _inputs(0, 3)
+    loss = table_cross_entropy(x, table, target)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(table.grad, torch.zeros_like(table))
+
+
+@given(
+    num_targets=st.integers(1, 12),
+    num_candidates=st.integers(1, 6),
+    chunk_size=st.integers(1, 15),
+)
+@settings(max_examples=30, deadline=None)
+def test_candidate_scores_equal_the_gathered_form(
+    num_targets: int, num_candidates: int, chunk_size: int
+) -> None:
+    x, table, _ = _inputs(num_targets, 7)
+    candidate = torch.randint(7, (num_targets, num_candidates))
+    out = candidate_scores(x, table, candidate, chunk_size)
+    expected = (table[candidate] * x.unsqueeze(1)).sum(dim=-1)
+    torch.testing.assert_close(out, expected)
+    weight = torch.randn_like(out)
+    torch.testing.assert_close(
+        torch.autograd.grad((out * weight).sum(), [x, table]),
+        torch.autograd.grad((expected * weight).sum(), [x, table]),
+    )
+
+
+@pytest.mark.parametrize('kind', ['table', 'candidates'])
+def test_memory_is_that_of_a_chunk(kind: str) -> None:
+    num_targets, num_items, dim, chunk_size = 300, 400, 4, 10
+    x, table, target = _inputs(num_targets, num_items, dim)
+    candidate = torch.randint(num_items, (num_targets, 40))
+    with LargestTensor() as largest:
+        if kind == 'table':
+            table_cross_entropy(x, table, target, chunk_size).backward()
+        else:
+            candidate_scores(x, table, candidate, chunk_size).sum().backward()
+    bound = chunk_size * num_items if kind == 'table' else num_targets * 40
+    assert largest.numel <= bound
+
+
+@pytest.mark.parametrize('kind', ['table', 'candidates'])
+def test_autocast_keeps_the_type_of_the_table(kind: str) -> None:
+    x, table, target = _inputs(40, 9, dtype=torch.float)
+    candidate = target.unsqueeze(1)
+    states = x.bfloat16()
+    with torch.autocast('cpu', torch.bfloat16):
+        if kind == 'table':
+            loss = table_cross_entropy(states, table, target, 16)
+            expected = F.cross_entropy(x @ table.t(), target)
+        else:
+            loss = candidate_scores(states, table, candidate, 16).float().mean()
+            expected = (x * table[target]).sum(dim=-1).mean()
+    grads = torch.autograd.grad(loss, [x, table])
+    assert [grad.dtype for grad in grads] == [torch.float, torch.float]
+    torch.testing.assert_close(loss, expected.float(), atol=0.02, rtol=0.02)
+    plain = torch.autograd.grad(expected, [x, table])
+    torch.testing.assert_close(grads, plain, atol=0.02, rtol=0.02)
+
+
+def test_bad_input() -> None:
+    x, table, target = _inputs(4, 3)
+    with pytest.raises(ValueError, match=r"'x' and 'table'.*got \[4, 4\]"):
+        table_cross_entropy(x[:, :4], table, target)
+    with pytest.raises(ValueError, match=r"'target'.*got 3 for 4 rows"):
+        table_cross_entropy(x, table, target[:3])
+    with pytest.raises(ValueError, match=r"'chunk_size'.*got 0"):
+        table_cross_entropy(x, table, target, 0)
+    with pytest.raises(ValueError, match=r"'candidate' must be a matrix"):
+        candidate_scores(x, table, target)

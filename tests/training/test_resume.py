@@ -1,0 +1,275 @@
+"""A run that was stopped, however, ends as the undisturbed one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hellm_pyg import checkpoint
+from hellm_pyg.checkpoint import load_json, load_tensors
+from hellm_pyg.config import EvalConfig
+from hellm_pyg.training import Trainer, trainer
+from tests.training.test_trainer import lines, weights
+from tests.training.toy import CONFIG, Toy, kill_at, make_data, make_trainer
+
+ROOT = Path(__file__).parents[2]
+EAGER = replace(CONFIG, save_minutes=0.0)  # a state after every step
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    torch.set_num_threads(1)
+    run = make_trainer(tmp_path_factory.mktemp('run'))
+    run.fit()
+    return run
+
+
+def assert_same(run: Trainer, undisturbed: Trainer) -> None:
+    ours, theirs = weights(run.model), weights(undisturbed.model)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+    def final(of: Trainer) -> dict[str, Tensor]:  # the last epoch, not the best
+        return load_tensors(of.run_dir / 'state' / 'weights.safetensors')
+
+    for name, value in final(undisturbed).items():
+        assert torch.equal(final(run)[name], value), name
+
+    def told(of: Trainer) -> list[dict[str, Any]]:
+        drop = ('seconds', 'eval_seconds', 'targets_per_second')
+        return [
+            {k: v for k, v in r.items() if k not in drop} for r in lines(of.run_dir)
+        ]
+
+    epochs = [r for r in told(run) if 'metrics' in r]
+    assert epochs == [r for r in told(undisturbed) if 'metrics' in r]
+    steps = [(r['epoch'], r['step']) for r in told(run) if 'step' in r]
+    assert len(steps) == len(set(steps))  # nothing is told twice
+
+
+def test_killed_at_any_moment(tmp_path: Path, undisturbed: Trainer) -> None:
+    per_epoch = len(undisturbed.loader)
+    moments = {  # losses before SIGKILL, minutes between states
+        'before any state': (3, 60.0),
+        'in the middle of an epoch, an old state': (per_epoch + 5, 60.0),
+        'in the middle of a window, a state a step': (2 * per_epoch + 4, 0.0),
+    }
+    script = [sys.executable, '-m', 'tests.training.toy', tmp_path, json.dumps(moments)]
+    subprocess.run(script, cwd=ROOT, check=True, timeout=200)
+    epoch_and_step = []
+    for name in moments:
+        run = make_trainer(tmp_path / name)
+        assert not (tmp_path / name / 'metrics.json').exists()
+        path = tmp_path / name / 'state' / 'progress.json'
+        if path.exists():
+            state = load_json(path)['progress']
+            epoch_and_step.append((state['epoch'], state['step']))
+        run.fit()
+        assert_same(run, undisturbed)
+    assert epoch_and_step == [(1, 0), (2, 1)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(
+    tmp_path: Path,
+    undisturbed: Trainer,
+    number: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at = len(undisturbed.loader) + 3
+    former = signal.getsignal(number)
+    run = make_trainer(tmp_path, Toy(kill_at(at, number)))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    assert signal.getsignal(number) is former
+    said = capsys.readouterr().err
+    assert 'Interrupted in epoch 2, after 2 steps' in said
+    assert f"'{tmp_path / 'state'}': the same command goes on" in said
+    state = load_json(tmp_path / 'state' / 'progress.json')['progress']
+    assert (state['epoch'], state['step']) == (1, 2)
+    resumed = make_trainer(tmp_path)
+    resumed.fit()
+    assert resumed.model.losses < undisturbed.model.losses  # it did not start over
+    assert_same(resumed, undisturbed)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    def twice(losses: int) -> None:
+        if losses == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run = make_trainer(tmp_path, Toy(twice))
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    assert run.state.step == 1  # the step was not finished
+    assert not (tmp_path / 'state').exists()
+
+
+def test_interrupted_in_the_validation(
+    tmp_path: Path, undisturbed: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, calls = trainer.evaluate, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, 'evaluate', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(tmp_path).fit()
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert run.model.losses == 2 * len(undisturbed.loader)  # epochs 3 and 4
+    assert_same(run, undisturbed)
+
+
+def test_a_full_disk_keeps_the_old_state(
+    tmp_path: Path, undisturbed: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = Path.write_bytes, []
+
+    def full(path: Path, content: bytes) -> int:
+        calls.append(path)
+        if len(calls) < 9:
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Path, 'write_bytes', full)
+        with pytest.raises(OSError, match='No space left'):
+            make_trainer(tmp_path, config=EAGER).fit()
+    assert not list(tmp_path.glob('.*'))
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert 0 < run.model.losses < undisturbed.model.losses
+    assert_same(run, undisturbed)
+
+
+def test_a_finished_run_is_not_trained_again(
+    tmp_path: Path, undisturbed: Trainer
+) -> None:
+    metrics = make_trainer(tmp_path).fit()
+    before = (tmp_path / 'metrics.json').read_bytes()
+    run = make_trainer(tmp_path)
+    assert run.fit() == metrics
+    assert run.model.losses == 0
+    assert (tmp_path / 'metrics.json').read_bytes() == before
+    assert_same(run, undisturbed)
+
+
+def test_killed_while_writing_the_model(
+    tmp_path: Path, undisturbed: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise RuntimeError('killed')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, 'export', fail)
+        with pytest.raises(RuntimeError, match='killed'):
+            make_trainer(tmp_path).fit()
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert run.model.losses == 0
+    assert (tmp_path / 'model.safetensors').is_file()
+    assert_same(run, undisturbed)
+
+
+def stopped(run_dir: Path, model: Callable[[Any], Toy] = Toy) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(run_dir, model(kill_at(20, signal.SIGINT))).fit()
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    for config, problem in (
+        (replace(CONFIG, lr=0.5), r'train\.lr was 0\.05 and is 0\.5'),
+        (
+            replace(CONFIG, seed=1, epochs=9),
+            r'epochs was 4 and is 9; train\.seed was 7',
+        ),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            make_trainer(tmp_path, config=config).fit()
+    with pytest.raises(ValueError, match=r"eval\.mask was 'seen' and is 'none'"):
+        make_trainer(
+            tmp_path, evaluation=EvalConfig((5, 10), batch_size=16, mask='none')
+        ).fit()
+    data = make_data()
+    data.fingerprint = 'other'
+    with pytest.raises(ValueError, match=r"data was '60-40-\d+' and is 'other'"):
+        make_trainer(tmp_path, data=data).fit()
+    with pytest.raises(ValueError, match=r'model\.width was None and is 3'):
+        make_trainer(tmp_path, settings={'model': {'width': 3}}).fit()
+
+
+def test_fresh_starts_over(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    config = replace(CONFIG, epochs=1, lr=0.02)
+    run = make_trainer(tmp_path, config=config)
+    run.fit(fresh=True)
+    assert run.model.losses == len(run.loader)
+    alone = make_trainer(tmp_path / 'alone', config=config)
+    alone.fit()
+    assert_same(run, alone)
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    path = tmp_path / 'state' / 'weights.safetensors'
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r'weights\.safetensors.* damaged'):
+        make_trainer(tmp_path).fit()
+
+
+def test_only_what_changes_is_saved(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    saved = load_tensors(tmp_path / 'state' / 'weights.safetensors')
+    assert set(saved) == {'user', 'item', 'bias', 'mean', 'start'}
+    names = sorted(path.name for path in (tmp_path / 'state').iterdir())
+    assert names == [
+        'optimizer.safetensors',
+        'progress.json',
+        'random.json',
+        'weights.safetensors',
+    ]
+
+
+def test_the_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    stopped(tmp_path)
+
+    class Other(Toy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = torch.nn.Parameter(self.bias.detach().clone())
+            del self.bias
+
+    other = make_trainer(tmp_path, Other())
+    other.settings['class'] = 'Toy'
+    with pytest.raises(ValueError, match=r"lacks 'extra'; it has also 'bias'"):
+        other.fit()
