@@ -128,7 +128,6 @@ def _evaluate(config: Config, model: Any, data: HeteroData, split: Any) -> Evalu
         protocol,
         config.eval.batch_size,
         max_len=config.train.max_len,
-        precision=config.train.precision,
         progress=True,
     )
 

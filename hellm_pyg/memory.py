@@ -301,14 +301,16 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
 
 def lora_parameters(llm: LLMConfig, shape: BackboneShape) -> int:
     """Returns the number of LoRA's weights."""
+    rank = int((llm.lora or {}).get('r', 8))
+    return shape.num_layers * sum(rank * (a + b) for a, b in _targets(llm, shape))
+
+
+def _targets(llm: LLMConfig, shape: BackboneShape) -> list[tuple[int, int]]:
     if llm.lora is None:
-        return 0
-    targets = llm.lora.get('target_modules') or ['q_proj', 'v_proj']
-    chosen = shape.maps
-    if targets != 'all-linear':
-        chosen = {name: chosen[name] for name in chosen if name in targets}
-    rank = int(llm.lora.get('r', 8))
-    return shape.num_layers * sum(rank * (a + b) for a, b in chosen.values())
+        return []
+    names = llm.lora.get('target_modules') or ['q_proj', 'v_proj']
+    maps = shape.maps
+    return [maps[name] for name in maps if names == 'all-linear' or name in names]
 
 
 def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -> int:
@@ -331,7 +333,11 @@ def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -
     hidden, inner = shape.hidden_size, shape.intermediate_size
     kept = tokens * size * (6 * hidden + 5 * query + 6 * key + 6 * inner)
     kept += tokens * 4 * 4 * hidden  # norms and the residual stream in fp32
-    kept += 3 * 4 * rows * shape.num_heads * length * keys
+    # Fused attention keeps no scores; a causal or gated prefix needs its own.
+    own = llm.scope == 'causal' or (llm.prefix or {}).get('gate') == 'tanh'
+    kept += (4 if own else 1) * 4 * rows * shape.num_heads * length * keys
+    # LoRA keeps the mask and the result of the dropout on each input.
+    kept += tokens * (size + 1) * sum(width for width, _ in _targets(llm, shape))
     if not train.activation_checkpointing:
         return shape.num_layers * kept
     return shape.num_layers * tokens * hidden * size + kept

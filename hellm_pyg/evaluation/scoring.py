@@ -94,7 +94,7 @@ def best(
     """
     minus_infinity = scores.new_tensor(float('-inf'))
     scores = scores.index_put((row, col), minus_infinity)
-    left = scores.isfinite().sum(dim=1)
+    left = scores.isfinite().sum(dim=1, dtype=torch.int32)
     if bool((left < k).any()):
         worst = int(left.argmin())
         raise ValueError(

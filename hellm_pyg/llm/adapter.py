@@ -6,11 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from hellm_pyg.llm import prefix_attention
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 def base_model(llm: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -41,9 +45,21 @@ def adapt(
                 "'lora' needs an 'llm' without an adapter (got a PeftModel); give one "
                 'of the two'
             )
-        return llm
+        return _without_casts(llm)
     llm.requires_grad_(False)
-    return llm if lora is None else get_peft_model(llm, LoraConfig(**lora))
+    if lora is None:
+        return llm
+    return _without_casts(get_peft_model(llm, LoraConfig(**lora)))
+
+
+def _without_casts(llm: PeftModel) -> PeftModel:
+    # A half-precision backbone runs under autocast, which brings adapter and input
+    # together by itself; casting the input to fp32 first would only take time.
+    if base_model(llm).dtype in HALF:
+        for module in llm.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False
+    return llm
 
 
 @contextmanager

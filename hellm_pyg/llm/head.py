@@ -224,13 +224,15 @@ class _CrossEntropy(torch.autograd.Function):
                 if bias is not None:
                     logits += bias
                 right = target[rows].unsqueeze(1)
-                lse = logits.logsumexp(dim=1, keepdim=True)
-                total += (lse - logits.gather(1, right)).sum()
+                at_right = logits.gather(1, right)
+                top, at_top = logits.max(dim=1, keepdim=True)
+                share = logits.softmax(dim=1)
+                # The largest share is at least 1 / I, so its log is finite.
+                total += (top - share.gather(1, at_top).log() - at_right).sum()
                 if not any(grad is not None for grad in grads):
                     continue
                 # Softmax minus one-hot: the gradient of the summed loss.
-                grad = logits.sub_(lse).exp_()
-                grad.scatter_add_(1, right, torch.full_like(lse, -1.0))
+                grad = share.scatter_add_(1, right, -torch.ones_like(at_right))
                 if grads[2] is not None:
                     grads[2].add_(grad.sum(dim=0))
                 grad = grad.to(dtype)

@@ -89,6 +89,8 @@ class GraphPrefix(torch.nn.Module):
         ):
             if size is not None and size < 1:
                 raise ValueError(f"'{name}' needs to be positive (got {size})")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
         self.channels = channels
         self.hidden_size = hidden_size
         self.num_layers = num_layers

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.llm.adapter import adapt, base_model, without_checkpointing
+from hellm_pyg.llm.adapter import HALF, adapt, base_model, without_checkpointing
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates
@@ -229,7 +229,8 @@ class LLMRecommender(nn.Module):
         state = None
         if self.head.kind == 'tied':
             state = self.tables(self.token_embeddings)
-        return self.head.loss(states, batch.target, state)
+        with self._autocast():
+            return self.head.loss(states, batch.target, state)
 
     @torch.no_grad()
     def encode(self, data: HeteroData | None = None) -> EncodedCatalogue:
@@ -341,7 +342,7 @@ class LLMRecommender(nn.Module):
         # A half-precision backbone takes its adapters' fp32 weights under autocast
         # only; with an fp32 backbone the caller decides.
         dtype = self.backbone.dtype
-        if dtype not in (torch.bfloat16, torch.float16):
+        if dtype not in HALF:
             return nullcontext()
         return torch.autocast(self.before.device.type, dtype=dtype)
 

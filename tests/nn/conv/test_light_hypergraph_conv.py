@@ -292,10 +292,16 @@ def test_on_hetero_data() -> None:
     torch.testing.assert_close(again, out)
 
 
-@pytest.mark.parametrize('weighted', [True, False])
-@pytest.mark.parametrize('num_edges', [4, None])
-@pytest.mark.parametrize('kind', ['index', 'row'])
-@pytest.mark.parametrize('normalization', NORMALIZATIONS)
+@pytest.mark.parametrize(
+    ('kind', 'num_edges', 'weighted'),
+    [
+        ('index', 4, False),
+        ('index', None, False),
+        ('index', None, True),
+        ('row', None, True),
+    ],
+)
+@pytest.mark.parametrize('normalization', ['hgnn', 'clique_rw'])
 def test_compiles_to_a_full_graph(
     normalization: str, kind: str, num_edges: int | None, weighted: bool
 ) -> None:
@@ -313,7 +319,6 @@ def test_compiles_to_a_full_graph(
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which('gcc') is None, reason='needs a C++ compiler')
 def test_compiles_with_inductor() -> None:
     torch.compiler.reset()

@@ -1,0 +1,142 @@
+"""LightHypergraphConv beside PyG's HypergraphConv and an explicit user-user matrix.
+
+    python benchmarks/speed/hypergraph_conv.py                # synthetic, as Beauty
+    python benchmarks/speed/hypergraph_conv.py --data sequences.txt --out conv.json
+
+The graph is the users' training items (all but the last two of each line). Times are
+medians of forward + backward over interleaved runs; ratios are against HypergraphConv,
+whose linear map is replaced by the identity and which normalises as 'rw' does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import HypergraphConv
+
+from hellm_pyg.nn import LightHypergraphConv
+
+NUM_USERS, NUM_ITEMS, NUM_ENTRIES = 22_363, 12_101, 153_776
+
+
+def read(path: Path) -> EdgeIndex:
+    lines = [line.split() for line in path.read_text().splitlines()]
+    items = [[int(item) - 1 for item in line[1:]] for line in lines]
+    row = [user for user, history in enumerate(items) for _ in history[:-2]]
+    col = [item for history in items for item in history[:-2]]
+    size = (len(items), 1 + max(max(history) for history in items))
+    return EdgeIndex(torch.tensor([row, col]), sparse_size=size, sort_order='row')
+
+
+def synthetic() -> EdgeIndex:
+    """As many distinct entries as Beauty has, a few items being popular."""
+    key = torch.empty(0, dtype=torch.long)
+    while key.numel() < NUM_ENTRIES:
+        row = torch.randint(NUM_USERS, (NUM_ENTRIES,))
+        col = (torch.rand(NUM_ENTRIES).pow(2) * NUM_ITEMS).long()
+        key = torch.cat([key, row * NUM_ITEMS + col]).unique()
+    key = key[torch.randperm(key.numel())[:NUM_ENTRIES]].sort().values
+    return EdgeIndex(
+        torch.stack([key // NUM_ITEMS, key % NUM_ITEMS]),
+        sparse_size=(NUM_USERS, NUM_ITEMS),
+        sort_order='row',
+    )
+
+
+def explicit(graph: EdgeIndex) -> Tensor:
+    """The row-normalised co-occurrence matrix without its diagonal."""
+    h = graph.to_sparse_csr()
+    a = torch.sparse.mm(h, h.t().to_sparse_csr()).to_sparse_coo().coalesce()
+    row, col = a.indices()
+    index, value = a.indices()[:, row != col], a.values()[row != col]
+    degree = torch.zeros(a.size(0)).index_add_(0, index[0], value)
+    value = value / degree[index[0]]
+    return torch.sparse_coo_tensor(index, value, a.shape).to_sparse_csr()
+
+
+def contenders(graph: EdgeIndex, width: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    index, num_edges = graph.as_tensor(), graph.num_cols
+    csr, matrix = graph.to_sparse_csr(), explicit(graph)
+    pyg = HypergraphConv(width, width, bias=False)
+    pyg.lin = torch.nn.Identity()
+    rw, clique = LightHypergraphConv('rw'), LightHypergraphConv('clique_rw')
+    weight = torch.rand(num_edges).requires_grad_()
+    return {
+        'PyG HypergraphConv': lambda x: pyg(x, index, num_edges=num_edges),
+        'explicit U x U matrix, torch.sparse.mm': lambda x: torch.sparse.mm(matrix, x),
+        'ours, rw, plain index': lambda x: rw(x, index, num_edges=num_edges),
+        'ours, rw, EdgeIndex': lambda x: rw(x, graph),
+        'ours, rw, torch CSR': lambda x: rw(x, csr),
+        'ours, clique_rw, EdgeIndex': lambda x: clique(x, graph),
+        'ours, clique_rw, EdgeIndex, trained W': lambda x: clique(x, graph, weight),
+    }
+
+
+def measure(
+    functions: dict[str, Callable[[Tensor], Tensor]], x: Tensor, rounds: int
+) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    grad = torch.randn_like(x)
+    for i in range(-2, rounds):  # the first two rounds warm up
+        for name, function in functions.items():
+            x.grad = None
+            start = time.perf_counter()
+            function(x).backward(grad)
+            if i >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--data', type=Path, help='lines of "user item item ..."')
+    parser.add_argument('--width', type=int, default=64)
+    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--out', type=Path, help='also write the numbers as JSON')
+    args = parser.parse_args()
+    if args.data is None and 'HELLM_DATA' in os.environ:
+        args.data = Path(os.environ['HELLM_DATA']) / 'amazon_beauty' / 'sequences.txt'
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    graph = synthetic() if args.data is None else read(args.data)
+    graph.fill_cache_()
+    x = torch.randn(graph.num_rows, args.width, requires_grad=True)
+    median = measure(contenders(graph, args.width), x, args.rounds)
+
+    slowest = median['PyG HypergraphConv']
+    print(
+        f'{graph.num_rows} users x {graph.num_cols} items, {graph.size(1)} entries, '
+        f'width {args.width}, {args.threads} threads, {args.rounds} rounds\n'
+    )
+    print('| forward + backward | ms | times faster |\n|---|---:|---:|')
+    for name, value in median.items():
+        print(f'| {name} | {1e3 * value:.1f} | {slowest / value:.1f} |')
+    if args.out is not None:
+        rows = [
+            {'name': name, 'seconds': value, 'ratio': slowest / value}
+            for name, value in median.items()
+        ]
+        setting = {
+            'data': str(args.data),
+            'size': [graph.num_rows, graph.num_cols, graph.size(1)],
+            'width': args.width,
+            'threads': args.threads,
+            'rounds': args.rounds,
+            'torch': torch.__version__,
+        }
+        args.out.write_text(json.dumps({'setting': setting, 'rows': rows}, indent=2))
+
+
+if __name__ == '__main__':
+    main()
