@@ -19,6 +19,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.config import (
     Config,
     DataConfig,
+    LLMConfig,
     nearest,
     parse,
 )
@@ -48,10 +49,14 @@ def resolve_paths(config: Config) -> Config:
     Raises:
         ValueError: If a path is missing or names a variable that is not set.
     """
-    data, llm = config.data, config.llm
+    llm = None if config.llm is None else _resolve_llm(config.llm)
+    return dataclasses.replace(config, data=_resolve_data(config.data), llm=llm)
+
+
+def _resolve_data(data: DataConfig) -> DataConfig:
     if not data.interactions:
         raise ValueError("'data.interactions' needs a file (got nothing)")
-    data = dataclasses.replace(
+    return dataclasses.replace(
         data,
         interactions=_expand(data.interactions, 'data.interactions'),
         root=_expand(data.root, 'data.root'),
@@ -61,19 +66,20 @@ def resolve_paths(config: Config) -> Config:
             for name, path in data.features.items()
         },
     )
-    if llm is not None:
-        is_path = llm.name.startswith(('.', '/', '~', '$')) or Path(llm.name).is_dir()
-        llm = dataclasses.replace(
-            llm,
-            name=_expand(llm.name, 'llm.name') if is_path else llm.name,
-            tables={
-                name: source
-                if source.startswith(('features:', 'random:'))
-                else _expand(source, f'llm.tables.{name}')
-                for name, source in llm.tables.items()
-            },
-        )
-    return dataclasses.replace(config, data=data, llm=llm)
+
+
+def _resolve_llm(llm: LLMConfig) -> LLMConfig:
+    is_path = llm.name.startswith(('.', '/', '~', '$')) or Path(llm.name).is_dir()
+    return dataclasses.replace(
+        llm,
+        name=_expand(llm.name, 'llm.name') if is_path else llm.name,
+        tables={
+            name: source
+            if source.startswith(('features:', 'random:'))
+            else _expand(source, f'llm.tables.{name}')
+            for name, source in llm.tables.items()
+        },
+    )
 
 
 def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
@@ -85,7 +91,7 @@ def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
     from hellm_pyg.datasets import InteractionFiles
     from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 
-    config = resolve_paths(Config(data=config)).data
+    config = _resolve_data(config)
     arguments = dataclasses.asdict(config)
     k, direction, index = (
         arguments.pop(name) for name in ('knn', 'knn_direction', 'knn_index')
@@ -320,9 +326,9 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
     from hellm_pyg.llm.prompt import Prompt
     from hellm_pyg.llm.recommender import LLMRecommender
 
-    llm = resolve_paths(config).llm
-    if llm is None:
+    if config.llm is None:
         raise ValueError("'llm' needs to be a section of the recipe (got null)")
+    llm = _resolve_llm(config.llm)
     if llm.scope == 'user' and config.train.targets != 'last':
         raise ValueError(
             "'train.targets' needs to be 'last' with llm.scope=user (got "

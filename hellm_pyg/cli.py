@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -37,7 +39,7 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.secho(
                 '\nStopped. A training goes on from its last state with:\n'
-                f'  hellm {" ".join(sys.argv[1:])}',
+                f'  hellm {shlex.join(sys.argv[1:])}',
                 fg='yellow',
                 err=True,
             )
@@ -106,9 +108,12 @@ def _options(
     hellm evaluate runs/beauty/hellm
     hellm recommend runs/beauty/hellm --user 42 -k 10
     """
+    from rich.console import Console
     from rich.logging import RichHandler
 
-    handler = RichHandler(show_path=False, log_time_format='%X')
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, log_time_format='%X'
+    )
     logger = logging.getLogger('hellm_pyg')
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -127,6 +132,8 @@ def _table(title: str, rows: Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    if os.environ.get('RANK', '0') != '0':
+        return  # of several processes one speaks
     typer.secho(title, bold=True)
     table = Table(show_header=False)
     numbers = all(isinstance(value, int | float) for value in rows.values())

@@ -153,7 +153,11 @@ def test_backbones_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert backbone_shape(str(folder), num_layers=1).num_layers == 1
     small = backbone_shape('SmolLM2-135M-Instruct')
     assert small.num_linear + small.num_other == 134_515_008
-    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+
+    def offline(*args: Any) -> None:
+        raise OSError('no route')
+
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', offline)
     with pytest.raises(ValueError, match=r"'llm.name' is neither .*got 'no/such'"):
         backbone_shape('no/such')
     (folder / 'config.json').write_text('{"model_type": "other"}')

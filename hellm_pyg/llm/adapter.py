@@ -58,7 +58,7 @@ def _without_casts(llm: PeftModel) -> PeftModel:
     if base_model(llm).dtype in HALF:
         for module in llm.modules():
             if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False
+                setattr(module, 'cast_input_dtype_enabled', False)  # noqa: B010
     return llm
 
 

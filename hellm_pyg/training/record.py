@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from hellm_pyg import __version__
-
 PACKAGES = (
+    'hellm_pyg',
     'torch',
     'torch-geometric',
     'torch-sparse',
@@ -26,7 +25,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of the packages that are installed, without importing them."""
-    found = {'hellm_pyg': __version__, 'python': platform.python_version()}
+    found = {'python': platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -180,7 +180,9 @@ class LightHypergraphConv(MessagePassing):
         out = self.propagate(x=_times(scale.inner, x), **into)
         out = self.propagate(x=_times(scale.edge, out), **back)
         out = _times(scale.outer, out)
-        return out if scale.loop is None else out - _times(scale.loop, x)
+        if scale.loop is not None:
+            out = torch.addcmul(out, scale.loop.view(-1, 1), x, value=-1)
+        return out
 
     def message(self, x_j: Tensor, value: Tensor) -> Tensor:
         """Weighs the features at the other end of each entry."""

@@ -12,7 +12,6 @@ from torch_geometric.utils import coalesce
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.nn.models.base import check_size
-from hellm_pyg.nn.spmm import spmm
 
 
 class Floor(torch.nn.Module):
@@ -123,15 +122,14 @@ class ItemKNN(Floor):
 
     The history :math:`\mathcal{H}_u` is read from the batch, hence may hold
     items (the validation item, a new user's items) that the similarities have
-    not seen. Items similar to none get exactly 0. The item-item matrix is
-    never built: scores are products with the incidence matrix and its
-    transpose, a block of rows at a time.
+    not seen. Items similar to none get exactly 0, and equal sums are equal
+    numbers. Of the item-item matrix only the rows that a block of users needs
+    exist at a time, and these are sparse.
 
     Args:
         num_users: Number of users :math:`U`.
         num_items: Number of items :math:`I`.
-        block_size: Number of rows scored at a time; memory is
-            :math:`(U + I)` double numbers a row.
+        block_size: Number of users scored at a time, which bounds memory.
 
     Raises:
         ValueError: If a number is not positive, the data does not fit, or
@@ -148,46 +146,57 @@ class ItemKNN(Floor):
         """Returns what scoring multiplies with.
 
         Returns:
-            The 0/1 matrix of training interactions and its transpose, CSR of
-            shapes [U, I] and [I, U], and the inverse root of each item's
+            The 0/1 matrix of training interactions and its transpose, sparse
+            of shapes [U, I] and [I, U], and the inverse root of each item's
             count [I], 0 for an item that nobody has.
         """
         self._check_fitted(data)
         edge_index = coalesce(self.edge_index)
-        shape = (self.num_users, self.num_items)
+        size = (self.num_users, self.num_items)
+        users = _sparse(
+            edge_index,
+            torch.ones((), dtype=torch.double, device=edge_index.device),
+            size,
+        )
         count = edge_index[1].bincount(minlength=self.num_items).double()
         scale = count.rsqrt().masked_fill(count == 0, 0.0)
-        return (
-            _incidence(edge_index, shape),
-            _incidence(coalesce(edge_index.flip(0)), shape[::-1]),
-            scale,
-        )
+        return users, users.t().coalesce(), scale
 
     def score(
         self, encoded: tuple[Tensor, Tensor, Tensor], batch: SequenceBatch
     ) -> Tensor:
         """Returns the scores [B, I] of the rows' histories."""
-        users, items, scale = encoded
-        out = []
+        out = batch.item.new_zeros(batch.batch_size, self.num_items).float()
         for start in range(0, batch.batch_size, self.block_size):
-            stop = min(start + self.block_size, batch.batch_size)
-            inside = (batch.batch >= start) & (batch.batch < stop)
-            item, row = batch.item[inside], batch.batch[inside] - start
-            history = scale.new_zeros(self.num_items, stop - start)
-            history.index_put_((item, row), scale[item], accumulate=True)
-            shared = spmm(users, items, history)
-            score = spmm(items, users, shared) * scale.unsqueeze(1)
-            # Take each history item's similarity to itself, 1, off again.
-            own = -(scale[item] > 0).double()
-            score.index_put_((item, row), own, accumulate=True)
-            # The smallest true score is 1 over the largest count; below lies
-            # the rounding of that subtraction, which would break ties at 0.
-            out.append(score.masked_fill(score < 1e-9, 0.0).t().float())
-        return torch.cat(out) if out else scale.new_zeros(0, self.num_items).float()
+            rows = out[start : start + self.block_size]
+            inside = (batch.batch >= start) & (batch.batch < start + len(rows))
+            if bool(inside.any()):
+                row, item = batch.batch[inside] - start, batch.item[inside]
+                rows.copy_(self._score_block(encoded, row, item, len(rows)))
+        return out
+
+    def _score_block(
+        self,
+        encoded: tuple[Tensor, Tensor, Tensor],
+        row: Tensor,
+        item: Tensor,
+        num_rows: int,
+    ) -> Tensor:
+        users, items, scale = encoded
+        known, position = item.unique(return_inverse=True)
+        size = (known.numel(), self.num_items)
+        shared = torch.sparse.mm(items.index_select(0, known), users).coalesce()
+        left, right = known[shared.indices()[0]], shared.indices()[1]
+        cosine = shared.values() * scale[left] * scale[right]
+        other = left != right
+        similarity = _sparse(shared.indices()[:, other], cosine[other], size)
+        pairs = torch.stack([row, position])
+        history = _sparse(pairs, scale.new_ones(()), (num_rows, size[0]))
+        # Summed in 64 bits and rounded to 32, so that ties stay ties.
+        return torch.sparse.mm(history, similarity).float().to_dense()
 
 
-def _incidence(edge_index: Tensor, size: tuple[int, ...]) -> Tensor:
-    rowptr = edge_index.new_zeros(size[0] + 1)
-    rowptr[1:] = edge_index[0].bincount(minlength=size[0]).cumsum(0)
-    value = torch.ones(edge_index.size(1), dtype=torch.double, device=edge_index.device)
-    return torch.sparse_csr_tensor(rowptr, edge_index[1], value, size)
+def _sparse(index: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.sparse_coo_tensor(
+        index, value.expand(index.size(1)), size, check_invariants=False
+    ).coalesce()

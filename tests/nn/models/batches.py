@@ -28,7 +28,9 @@ def sequence_batch(
 
 
 def pair_batch(
-    user: Sequence[int], pos: Sequence[int], neg: Sequence[int] | Sequence[Sequence[int]]
+    user: Sequence[int],
+    pos: Sequence[int],
+    neg: Sequence[int] | Sequence[Sequence[int]],
 ) -> PairBatch:
     return PairBatch(torch.tensor(user), torch.tensor(pos), torch.tensor(neg))
 

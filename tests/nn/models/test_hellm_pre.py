@@ -84,7 +84,12 @@ def operator(H: Tensor, weight: Tensor, normalization: str) -> Tensor:
 
 
 def contrast(
-    z1: Tensor, z2: Tensor, index: Tensor, scope: str | int, symmetric: bool, intra: bool
+    z1: Tensor,
+    z2: Tensor,
+    index: Tensor,
+    scope: str | int,
+    symmetric: bool,
+    intra: bool,
 ) -> Tensor:
     if symmetric:
         one = contrast(z1, z2, index, scope, False, intra)
@@ -125,7 +130,9 @@ def oracle(
 
     H = torch.cat(
         [
-            dense(DATA['item', 'member_of', f'{m}_hyperedge'].edge_index, (NUM_ITEMS,) * 2)
+            dense(
+                DATA['item', 'member_of', f'{m}_hyperedge'].edge_index, (NUM_ITEMS,) * 2
+            )
             for m in ('image', 'text')
         ],
         dim=1,

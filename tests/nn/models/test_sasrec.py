@@ -252,5 +252,5 @@ def test_bad_batches() -> None:
         make().loss(DATA, sequence_batch([[1, 2]], [1, 2, 3]))
     with pytest.raises(ValueError, match=r"'batch.neg_item' must hold negatives.*None"):
         make('sampled_softmax').loss(DATA, sequence_batch([[1, 2]], [3]))
-    with pytest.raises(ValueError, match=r"one negative .*got shape \[1, 2\]"):
+    with pytest.raises(ValueError, match=r'one negative .*got shape \[1, 2\]'):
         make('bce').loss(DATA, sequence_batch([[1, 2]], [3], sampled(1, 2)))

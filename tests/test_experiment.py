@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from hellm_pyg import checkpoint, experiment
+from hellm_pyg.assembly import resolve_paths
+from hellm_pyg.config import Config, load_config
+from hellm_pyg.evaluation import Protocol, evaluate
+from hellm_pyg.recommendation import recommend
+from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
+
+SMALL = ['model.embedding_dim=8', 'train.eval_every=1']
+
+
+def shop_config(folder: Path, recipe: str, *overrides: str) -> Config:
+    return load_config(recipe, [*write_shop(folder), *overrides])
+
+
+@pytest.fixture(scope='module')
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with both phase-1 runs."""
+    folder = tmp_path_factory.mktemp('shop')
+    for name, recipe in (('graph', 'pretrain_best'), ('seq', 'sasrec')):
+        experiment.pretrain(shop_config(folder, recipe, *SMALL), folder / name)
+    return folder
+
+
+def test_run_folder_of_phase_one(shop: Path) -> None:
+    run = experiment.load_run(shop / 'graph')
+    config = resolve_paths(shop_config(shop, 'pretrain_best', *SMALL))
+    assert run.config == config == load_config(shop / 'graph' / 'config.yaml')
+    vectors = checkpoint.load_tensors(shop / 'graph' / 'embeddings.safetensors')
+    assert vectors['user'].shape == (NUM_USERS, 8)
+    assert vectors['item'].shape == (NUM_ITEMS, 8)
+    assert torch.equal(vectors['item'], run.model.encode(run.data)[1])
+    assert not run.model.training
+    metrics = json.loads((shop / 'graph' / 'metrics.json').read_text())
+    assert metrics['settings']['model']['scope'] == 'batch'
+    found = evaluate(run.model, run.data, 'val', max_len=8)
+    assert metrics['metrics'] == pytest.approx(found.metrics)
+
+
+def test_evaluation_is_kept_under_its_protocol(shop: Path) -> None:
+    headline = experiment.evaluate_run(shop / 'seq')
+    assert headline.protocol == Protocol()
+    other = experiment.evaluate_run(
+        shop / 'seq', 'test', ['eval.mask=none', 'eval.history=train', 'eval.ks=[5]']
+    )
+    assert other.protocol == Protocol('train', 'none')
+    assert set(other.metrics) == {'R@5', 'N@5', 'MRR@5'}
+    results = json.loads((shop / 'seq' / 'evaluation.json').read_text())
+    assert results['test, history=train+val, mask=seen']['metrics'] == headline.metrics
+    assert results['test, history=train, mask=none']['metrics'] == other.metrics
+    ranks = checkpoint.load_tensors(
+        shop / 'seq' / 'ranks-test-train+val-seen.safetensors'
+    )
+    assert torch.equal(ranks['rank'], headline.rank)
+    assert torch.equal(ranks['user'], headline.user)
+
+
+def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> None:
+    config = shop_config(
+        shop,
+        'finetune_best',
+        f'llm.name={write_llm(tmp_path / "llm")}',
+        f'llm.tables.graph={shop / "graph"}',
+        f'llm.tables.seq={shop / "seq"}',
+        'llm.prefix.rank=2',
+        'train.precision=fp32',
+    )
+    metrics = experiment.finetune(config, tmp_path / 'run')
+    run = experiment.load_run(tmp_path / 'run')
+    assert evaluate(run.model, run.data, 'val', max_len=8).metrics == pytest.approx(
+        metrics
+    )
+    table = checkpoint.load_tensors(shop / 'graph' / 'embeddings.safetensors')['item']
+    assert torch.equal(run.model.tables.weights['graph'], table)
+    rows = recommend(run.model, run.data, run.ids, ['u01'], [['p001', 'p004']], k=2)
+    assert [row.user for row in rows] == ['u01', 'u01', None, None]
+
+
+@pytest.mark.parametrize('name', ['Popularity', 'ItemKNN'])
+def test_floors_need_no_training(tmp_path: Path, name: str) -> None:
+    config = shop_config(tmp_path, 'sasrec', f'model.name={name}')
+    metrics = experiment.pretrain(config, tmp_path / 'run')
+    run = experiment.load_run(tmp_path / 'run')
+    found = evaluate(run.model, run.data, 'val').metrics
+    assert found == pytest.approx(metrics)
+
+
+def test_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    first = experiment.pretrain(config, tmp_path / 'run')
+    again = load_config(tmp_path / 'run' / 'config.yaml', ['train.save_minutes=1'])
+    assert experiment.pretrain(again, tmp_path / 'run') == first
+    other = shop_config(tmp_path, 'sasrec', *SMALL, 'model.dropout=0.1')
+    with pytest.raises(ValueError, match=r"'model.dropout' is 0.5 there \(got 0.1\)"):
+        experiment.pretrain(other, tmp_path / 'run')
+
+
+def test_phases_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'pretrain' needs a recipe with a section"):
+        experiment.pretrain(load_config('finetune_best'), tmp_path / 'run')
+    with pytest.raises(ValueError, match="'finetune' needs a recipe with a section"):
+        experiment.finetune(load_config('sasrec'), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_folders_without_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'run' needs to be the folder of a run"):
+        experiment.load_run(tmp_path)
+    (tmp_path / 'config.yaml').write_text('train: {epochs: 3}')
+    with pytest.raises(ValueError, match='not trained to its end'):
+        experiment.load_run(tmp_path)
+
+
+def test_run_of_other_data_is_refused(tmp_path: Path) -> None:
+    config = shop_config(tmp_path, 'sasrec', 'model.name=Popularity')
+    experiment.pretrain(config, tmp_path / 'run')
+    with (tmp_path / 'log.csv').open('a') as file:
+        file.write('newcomer,p001,1\n')
+    with pytest.raises(ValueError, match=r'trained on other data.*got 31 and 24'):
+        experiment.load_run(tmp_path / 'run')
+    moved = tmp_path / 'moved'
+    moved.mkdir()
+    overrides = write_shop(moved)
+    run = experiment.load_run(tmp_path / 'run', overrides[:2])
+    assert run.config.data.interactions == str(moved / 'log.csv')
