@@ -361,18 +361,27 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             scope=llm.scope,
             **own,
         )
-    return LLMRecommender(
-        backbone,
-        Prompt.from_tokenizer(tokenizer, llm.instruction, llm.response, llm.second_bos),
-        tables,
-        prefix,
-        prefix_embedding=embedding,
-        token_embeddings=llm.token,
-        scope=llm.scope,
-        head=llm.head,
-        train_embeddings=llm.train_tables,
-        head_channels=llm.head_channels,
-        lora=llm.lora,
-        max_len=config.train.max_len,
-        dropout=llm.dropout,
-    )
+    try:
+        return LLMRecommender(
+            backbone,
+            Prompt.from_tokenizer(
+                tokenizer, llm.instruction, llm.response, llm.second_bos
+            ),
+            tables,
+            prefix,
+            prefix_embedding=embedding,
+            token_embeddings=llm.token,
+            scope=llm.scope,
+            head=llm.head,
+            train_embeddings=llm.train_tables,
+            head_channels=llm.head_channels,
+            lora=llm.lora,
+            max_len=config.train.max_len,
+            dropout=llm.dropout,
+        )
+    except TypeError as error:
+        if 'LoraConfig' not in str(error):
+            raise
+        raise ValueError(
+            f"'llm.lora' does not fit peft's LoraConfig: {error}"
+        ) from None

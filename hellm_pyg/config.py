@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import types
 from collections.abc import Iterable, Sequence
@@ -273,16 +274,13 @@ def parse(value: Any, annotation: Any, key: str, source: str) -> Any:
         fits = any(type(value) is type(arg) and value == arg for arg in args)
     elif origin in (list, tuple):
         fits = isinstance(value, list | tuple)
-        if fits and args:
-            fixed = origin is tuple and ... not in args
-            kinds = args if fixed else args[:1] * len(value)
-            fits = len(kinds) == len(value)
-            if fits:
-                pairs = enumerate(zip(value, kinds, strict=True))
-                value = [
-                    parse(v, kind, f'{key}[{i}]', source) for i, (v, kind) in pairs
-                ]
-        value = origin(value) if fits else value
+        kinds = args if origin is tuple and ... not in args else None
+        if fits and (kinds is None or len(kinds) == len(value)):
+            kinds = kinds or (args[:1] or (Any,)) * len(value)
+            pairs = enumerate(zip(value, kinds, strict=True))
+            value = origin(parse(v, t, f'{key}[{i}]', source) for i, (v, t) in pairs)
+        else:
+            fits = False
     elif origin is dict:
         fits = isinstance(value, dict)
         if fits and args:
@@ -336,12 +334,13 @@ def _parse_section(value: dict, section: Any, key: str, source: str) -> Any:
 
 
 def _leaves() -> dict[str, str]:
-    sections = {'data': DataConfig, 'train': TrainConfig, 'eval': EvalConfig}
-    sections['llm'] = LLMConfig
+    # Of keys that two sections have, the last one's is meant.
+    sections = {'eval': EvalConfig, 'llm': LLMConfig}
+    sections |= {'data': DataConfig, 'train': TrainConfig}
     return {
-        f.name: f'{key}.{f.name}'
+        name: f'{key}.{name}'
         for key, section in sections.items()
-        for f in dataclasses.fields(section)
+        for name in get_type_hints(section)
     }
 
 
@@ -387,22 +386,18 @@ def _override(raw: dict, override: str) -> dict:
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:
-        raise ValueError(
-            f'the value of the override {override!r} is not YAML'
-        ) from None
-    nested: Any = value
-    for name in reversed(names):
-        nested = {name: nested}
-    parse(nested, Config, '', f'the override {override!r}')
+        raise ValueError(f'the override {override!r} is not YAML') from None
+    parse(_assign({}, names, value), Config, '', f'the override {override!r}')
     if names == ['model', 'name'] and raw.get('model', {}).get('name') != value:
         return {**raw, 'model': {'name': value}}
-    merged = dict(raw)
-    node = merged
-    for name in names[:-1]:
-        node[name] = dict(node.get(name) or {})
-        node = node[name]
-    node[names[-1]] = value
-    return merged
+    return _assign(raw, names, value)
+
+
+def _assign(section: dict, names: Sequence[str], value: Any) -> dict:
+    name, *rest = names
+    if rest:
+        value = _assign(section.get(name) or {}, rest, value)
+    return {**section, name: value}
 
 
 def load_config(
@@ -445,13 +440,7 @@ def load_config(
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Returns a configuration as nested plain values (tuples as lists)."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        return [plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-    return plain(dataclasses.asdict(config))
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def save_config(config: Config, path: str | Path) -> None:

@@ -150,6 +150,43 @@ def test_models_that_cannot_be_built(
         assembly.build_model(Config(model=arguments), data)
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('u2u', False),
+        ('i2i', False),
+        ('contrastive', False),
+        ('symmetric', True),
+        ('intra_view', False),
+        ('contrast_anchor', 'bipartite'),
+        ('scope', 'full'),
+        ('scope', 3),
+        ('normalization_user', 'hgnn'),
+        ('normalization_item', 'rw'),
+        ('temperature', 0.1),
+        ('alpha', 0.5),
+        ('beta', 0.5),
+        ('lambda_reg', 1.0),
+        ('num_layers', 1),
+        ('num_user_layers', 1),
+        ('num_item_layers', 1),
+    ],
+)
+def test_every_switch_of_the_pretraining_model_is_connected(
+    data: HeteroData, name: str, value: object
+) -> None:
+    batch = next(iter(PairLoader(data, batch_size=6)))
+    losses = []
+    for arguments in ({}, {name: value}):
+        torch.manual_seed(0)
+        built = assembly.build_model(
+            model(name='HeLLMPre', embedding_dim=8, **arguments), data
+        )
+        torch.manual_seed(0)
+        losses.append(built.loss(data, batch).item())  # type: ignore[operator]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+
+
 def test_loader_follows_the_model(data: HeteroData) -> None:
     config = load_config(
         None, ['train.batch_size=5', 'train.num_neg=3', 'train.targets=last']
@@ -267,6 +304,7 @@ def test_language_model_has_the_named_parts(
         ('llm.prefix.embedding=grahp', "'llm.prefix.embedding'.*got 'grahp'"),
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
+        ('llm.lora.rnak=3', "'llm.lora' does not fit .*'rnak'"),
         ('llm.num_layers=9', "'num_layers' needs to lie between 1 and 2"),
     ],
 )

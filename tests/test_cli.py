@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
@@ -204,15 +203,13 @@ def test_help_shows_an_example(command: str) -> None:
     assert re.search(rf'^ +hellm {command}', output, re.MULTILINE)
 
 
-def test_help_lists_the_commands_and_is_quick() -> None:
-    began = time.perf_counter()
+def test_help_lists_the_commands_without_importing_torch() -> None:
     code = (
         'import sys; from hellm_pyg.cli import app; app(["--help"], prog_name="hellm",'
         'standalone_mode=False); print("torch" in sys.modules)'
     )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == 'False'
-    assert time.perf_counter() - began < 5
     for command in COMMANDS:
         assert re.search(rf'^ +{command} ', run.stdout, re.MULTILINE)
 

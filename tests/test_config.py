@@ -82,6 +82,7 @@ def test_another_model_drops_the_arguments_of_the_former() -> None:
         ('train.learning_rate=1', 'train.'),
         ('train.lrr=1', 'train.lr'),
         ('lr=1', 'train.lr'),
+        ('batch_size=1', 'train.batch_size'),
         ('trian.lr=1', 'train'),
         ('data.feature.text=a', 'data.features'),
         ('llm.tabels={}', 'llm.tables'),
@@ -299,6 +300,38 @@ def test_profiles_switch_what_the_article_and_the_release_disagree_on() -> None:
     assert [prefix['rank'] for prefix in prefixes] == [None, 64, 16]
     assert [prefix['scale'] for prefix in prefixes] == ['sum', 'sum', 'sqrt_l2']
     assert [prefix['gate'] for prefix in prefixes] == ['none', 'none', 'tanh']
+
+
+@pytest.mark.parametrize(
+    ('key', 'values'),
+    [
+        ('model.normalization_user', {'clique_rw', 'hgnn'}),
+        ('model.normalization_item', {'clique_sym', 'hgnn'}),
+        ('model.contrast_anchor', {'fused', 'bipartite'}),
+        ('model.scope', {'full', 'batch'}),
+        ('model.intra_view', {True, False}),
+        ('model.trainable_hyperedge_weight', {True, False}),
+        ('model.loss', {'softmax', 'sampled_softmax', 'bce'}),
+        ('data.knn_direction', {'row', 'col'}),
+        ('train.sampling', {'user', 'interaction'}),
+        ('train.targets', {'all', 'last'}),
+        ('llm.scope', {'user', 'causal'}),
+        ('llm.head', {'frozen_random', 'linear', 'tied'}),
+        ('llm.prefix.rank', {None, 64, 16}),
+        ('llm.prefix.scale', {'sum', 'sqrt_l2'}),
+        ('llm.prefix.gate', {'none', 'tanh'}),
+    ],
+)
+def test_recipes_switch_named_choices(key: str, values: set[object]) -> None:
+    found = set()
+    for name in recipes():
+        value: Any = to_dict(load_config(name))
+        *sections, leaf = key.split('.')
+        for section in sections:
+            value = value.get(section) or {}
+        if leaf in value:
+            found.add(value[leaf])
+    assert found == values
 
 
 def test_configuration_is_frozen() -> None:

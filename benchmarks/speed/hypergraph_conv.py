@@ -5,7 +5,7 @@
 
 The graph is the users' training items (all but the last two of each line). Times are
 medians of forward + backward over interleaved runs; ratios are against HypergraphConv,
-whose linear map is replaced by the identity and which normalises as 'rw' does. CPU time,
+whose linear map is replaced by the identity and which normalises like rw. CPU time,
 summed over threads, is what to compare on a machine that is busy with other work.
 """
 

@@ -292,9 +292,8 @@ def main() -> None:
         args.repeats,
         clock,
     )
-    print(
-        f'{torch.get_num_threads()} threads of {os.cpu_count()} cores, {args.dtype}\n'
-    )
+    threads = f'{torch.get_num_threads()} threads of {os.cpu_count()} cores'
+    print(f'{threads}, {args.dtype}, {args.layers} layers, {args.clock} time\n')
     print(markdown(rows))
     if args.out is not None:
         args.out.write_text(json.dumps(rows, indent=2))

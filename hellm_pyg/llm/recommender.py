@@ -21,6 +21,7 @@ from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm.adapter import HALF, adapt, base_model, without_checkpointing
 from hellm_pyg.llm.head import ItemHead
+from hellm_pyg.llm.parts import check_names, check_prefix
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates
 from hellm_pyg.llm.projector import FusedProjector
@@ -130,7 +131,7 @@ class LLMRecommender(nn.Module):
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
         pooled = prefix is not None and prefix.pool
         used = [*names, *([prefix_embedding] if pooled else [])]
-        _check(item_embeddings, names, used, train_embeddings, scope, max_len)
+        check_names(item_embeddings, names, used, train_embeddings, scope, max_len)
         self.prompt = prompt
         self.token_embeddings = names
         self.prefix_embedding = prefix_embedding
@@ -149,7 +150,7 @@ class LLMRecommender(nn.Module):
         self.projector = FusedProjector(width, hidden_size, projector_layers)
         self.prefix = prefix
         if prefix is not None:
-            _check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
+            check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
         self.head = ItemHead(
             head,
             hidden_size,
@@ -200,12 +201,12 @@ class LLMRecommender(nn.Module):
                 each row, :math:`[B, H]`.
         """
         batch = self._truncate(batch)
-        every = self.scope == 'causal' and batch.num_targets == batch.item.numel()
         with self._autocast():
             item, inverse = batch.item.unique(return_inverse=True)
             token = self._project(item)[inverse]
             token = F.dropout(token, self.dropout, self.training)
             instruction = self._instruct() if self.shares_instruction else None
+            every = self._reads_every_position(batch)
             return self._read(token, batch, instruction, every)
 
     def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
@@ -352,11 +353,12 @@ class LLMRecommender(nn.Module):
             return batch
         keep = batch.position >= (length - self.max_len)[batch.batch]
         target = batch.target
-        if target is not None and target.numel() == keep.numel():
+        if target is not None and self._reads_every_position(batch):
             target = target[keep]
-        return replace(
-            batch, item=batch.item[keep], batch=batch.batch[keep], target=target
-        )
+        return SequenceBatch(batch.user, batch.item[keep], batch.batch[keep], target)
+
+    def _reads_every_position(self, batch: SequenceBatch) -> bool:
+        return self.scope == 'causal' and batch.num_targets == batch.item.numel()
 
     def _project(self, item: Tensor | None) -> Tensor:
         token = self.projector(self.tables(self.token_embeddings, item))
@@ -433,54 +435,3 @@ class LLMRecommender(nn.Module):
         if instruction is None:
             return out
         return torch.where((last < 0)[:, None], instruction.state, out)
-
-
-def _check(
-    tables: Mapping[str, Tensor],
-    names: Sequence[str],
-    used: Sequence[str],
-    trained: Sequence[str],
-    scope: str,
-    max_len: int,
-) -> None:
-    if scope not in ('user', 'causal'):
-        raise ValueError(f"'scope' needs to be 'user' or 'causal' (got {scope!r})")
-    if max_len < 1:
-        raise ValueError(f"'max_len' needs to be at least 1 (got {max_len})")
-    if not names:
-        raise ValueError("'token_embeddings' needs at least one name (got none)")
-    for name in used:
-        if name not in tables:
-            argument = 'token_embeddings' if name in names else 'prefix_embedding'
-            raise ValueError(
-                f"'{argument}' names a table that is not there (got {name!r}; there "
-                f'are {sorted(tables)})'
-            )
-    for name in trained:
-        if name not in used:
-            raise ValueError(
-                f"'train_embeddings' names a table that nothing reads (got {name!r}; "
-                f'read are {sorted(set(used))})'
-            )
-
-
-def _check_prefix(
-    prefix: GraphPrefix,
-    llm: PreTrainedModel | PeftModel,
-    tables: ItemTables,
-    name: str,
-    scope: str,
-) -> None:
-    found: dict[str, Any] = {
-        'hidden_size': prefix.hidden_size,
-        'num_layers': prefix.num_layers,
-    }
-    wanted: dict[str, Any] = {
-        'hidden_size': llm.config.hidden_size,
-        'num_layers': llm.config.num_hidden_layers,
-    }
-    if prefix.pool:
-        found |= {'channels': prefix.channels, 'scope': prefix.scope}
-        wanted |= {'channels': tables.channels[name], 'scope': scope}
-    if found != wanted:
-        raise ValueError(f"'prefix' needs {wanted} here (got {found})")

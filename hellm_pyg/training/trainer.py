@@ -181,8 +181,8 @@ class Trainer:
         folder = self.run_dir / STATE
         found = None if fresh else read_progress(folder, self.settings)
         self.accelerator.wait_for_everyone()
+        self.state = Progress() if found is None else found
         if found is not None:
-            self.state = found
             optimizer = self._stepper.optimizer
             self._generators = load_state(folder, self.model, optimizer)
         elif self._main:

@@ -76,7 +76,8 @@ def test_killed_at_any_moment(tmp_path: Path, undisturbed: Trainer) -> None:
         'in the middle of a window, a state a step': (2 * per_epoch + 4, 0.0),
     }
     script = [sys.executable, '-m', 'tests.training.toy', tmp_path, json.dumps(moments)]
-    subprocess.run(script, cwd=ROOT, check=True, timeout=200)
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    subprocess.run(script, cwd=ROOT, env=environment, check=True, timeout=200)
     epoch_and_step = []
     for name in moments:
         run = make_trainer(tmp_path / name)
@@ -233,6 +234,8 @@ def test_fresh_starts_over(tmp_path: Path) -> None:
     config = replace(CONFIG, epochs=1, lr=0.02)
     run = make_trainer(tmp_path, config=config)
     run.fit(fresh=True)
+    assert run.model.losses == len(run.loader)
+    run.fit()
     assert run.model.losses == len(run.loader)
     alone = make_trainer(tmp_path / 'alone', config=config)
     alone.fit()

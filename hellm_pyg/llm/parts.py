@@ -1,0 +1,66 @@
+"""Whether the parts of a recommender fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.tables import ItemTables
+
+
+def check_names(
+    tables: Mapping[str, Tensor],
+    names: Sequence[str],
+    used: Sequence[str],
+    trained: Sequence[str],
+    scope: str,
+    max_len: int,
+) -> None:
+    """Refuses unknown scopes and names of tables that are not there or not read."""
+    if scope not in ('user', 'causal'):
+        raise ValueError(f"'scope' needs to be 'user' or 'causal' (got {scope!r})")
+    if max_len < 1:
+        raise ValueError(f"'max_len' needs to be at least 1 (got {max_len})")
+    if not names:
+        raise ValueError("'token_embeddings' needs at least one name (got none)")
+    for name in used:
+        if name not in tables:
+            argument = 'token_embeddings' if name in names else 'prefix_embedding'
+            raise ValueError(
+                f"'{argument}' names a table that is not there (got {name!r}; there "
+                f'are {sorted(tables)})'
+            )
+    for name in trained:
+        if name not in used:
+            raise ValueError(
+                f"'train_embeddings' names a table that nothing reads (got {name!r}; "
+                f'read are {sorted(set(used))})'
+            )
+
+
+def check_prefix(
+    prefix: GraphPrefix,
+    llm: PreTrainedModel | PeftModel,
+    tables: ItemTables,
+    name: str,
+    scope: str,
+) -> None:
+    """Refuses a prefix of another backbone, table or scope."""
+    found: dict[str, Any] = {
+        'hidden_size': prefix.hidden_size,
+        'num_layers': prefix.num_layers,
+    }
+    wanted: dict[str, Any] = {
+        'hidden_size': llm.config.hidden_size,
+        'num_layers': llm.config.num_hidden_layers,
+    }
+    if prefix.pool:
+        found |= {'channels': prefix.channels, 'scope': prefix.scope}
+        wanted |= {'channels': tables.channels[name], 'scope': scope}
+    if found != wanted:
+        raise ValueError(f"'prefix' needs {wanted} here (got {found})")

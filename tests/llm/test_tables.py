@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from hellm_pyg.llm.tables import ItemTables
+
+TABLES = {'a': torch.arange(6.0).view(3, 2), 'b': -torch.arange(3.0).view(3, 1)}
+
+
+def test_rows_are_concatenated_in_the_order_asked_for():
+    tables = ItemTables(TABLES)
+    assert (tables.num_items, tables.width(['a', 'b'])) == (3, 3)
+    expected = torch.tensor([[-2.0, 4.0, 5.0], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(tables(['b', 'a'], torch.tensor([2, 0])), expected)
+    torch.testing.assert_close(tables(['a']), TABLES['a'])
+
+
+def test_only_named_tables_train_and_all_are_saved():
+    tables = ItemTables(TABLES, train=['b'])
+    assert tables.trained == ['b']
+    tables(['a', 'b'], torch.tensor([1, 1])).sum().backward()
+    assert tables.weights['a'].grad is None
+    assert tables.weights['b'].grad.flatten().tolist() == [0.0, 2.0, 0.0]
+    assert sorted(tables.state_dict()) == ['weights.a', 'weights.b']
+
+
+def test_the_callers_tensors_are_left_alone():
+    table = torch.full((2, 2), math.nan)
+    tables = ItemTables({'a': table}, train=['a'])
+    with torch.no_grad():
+        tables.weights['a'].add_(1)
+    assert table.isnan().all()
+    assert tables(['a']).eq(1).all()
+
+
+def test_a_row_with_one_nan_is_missing_as_a_whole():
+    tables = ItemTables({'a': torch.tensor([[1.0, math.nan], [1.0, 2.0]])})
+    assert tables(['a']).tolist() == [[0.0, 0.0], [1.0, 2.0]]
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match=r"'train_embeddings' .*got 'c'.*\['a', 'b'\]"):
+        ItemTables(TABLES, train=['c'])
