@@ -84,6 +84,7 @@ def test_import_rules(path: Path) -> None:
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.dump(node.test))
         for inner in ast.walk(node)
     }
     top = _imports(node for node in ast.walk(tree) if id(node) not in lazy)
