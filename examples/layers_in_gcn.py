@@ -75,8 +75,7 @@ for epoch in range(1, args.epochs + 1):
         model.eval()
         with torch.no_grad():
             hit = model(*inputs).argmax(1) == label
-        train_acc, test_acc = (hit[mask].float().mean() for mask in (train, ~train))
+        seen, unseen = (hit[mask].float().mean() for mask in (train, ~train))
         print(
-            f'Epoch: {epoch:02d}, Loss: {loss:.4f}, '
-            f'Train: {train_acc:.4f}, Test: {test_acc:.4f}'
+            f'Epoch: {epoch:02d}, Loss: {loss:.4f}, Train: {seen:.4f}, Test: {unseen:.4f}'
         )

@@ -163,11 +163,11 @@ class LightHypergraphConv(MessagePassing):
                 lambda: _fold(self.normalization, incidence, x.dtype),
             )
         else:
-            value = incidence.value.to(x.dtype)
-            inner = outer = incidence.cached(x.dtype, lambda: incidence.pair(value))
-            scale = _scale(
-                self.normalization, incidence.index, value, weight, incidence.size
+            inner = outer = incidence.cached(
+                x.dtype, lambda: incidence.pair(incidence.value.to(x.dtype))
             )
+            index, value = incidence.index, incidence.value.to(x.dtype)
+            scale = _scale(self.normalization, index, value, weight, incidence.size)
         into = {'edge_index': inner[1], 'transposed': inner[0]}
         back = {'edge_index': outer[0], 'transposed': outer[1]}
         shared = {'value': None, 'size': None}

@@ -356,7 +356,6 @@ def test_index_can_be_differentiated_twice_and_a_matrix_raises() -> None:
         grad.sum().backward()
 
 
-
 @pytest.mark.parametrize('kind', ['row', 'csr'])
 def test_matrices_are_built_once_for_all_layers(kind: str, monkeypatch) -> None:
     built = []
@@ -419,18 +418,21 @@ def test_graphs_are_not_kept_alive(kind: str) -> None:
     assert len(incidence._KNOWN) == known - 1
 
 
-def test_graph_first_seen_in_inference_mode_can_be_trained_on() -> None:
+@pytest.mark.parametrize('weight', [None, torch.rand(4, dtype=torch.double)])
+def test_graph_first_seen_in_inference_mode_can_be_trained_on(
+    weight: Tensor | None,
+) -> None:
     conv = LightHypergraphConv('clique_rw')
+    x = torch.ones(5, 2, dtype=torch.double, requires_grad=True)
     graph = to_format(random_index(5, 4, 9), (5, 4), 'row')
     with torch.inference_mode():
-        before = conv(torch.ones(5, 2), graph)
+        before = conv(x, graph, weight)
         own = to_format(random_index(5, 4, 9), (5, 4), 'row')
-        conv(torch.ones(5, 2), own)
-    x = torch.ones(5, 2, requires_grad=True)
-    out = conv(x, graph)
+        conv(x, own, weight)
+    out = conv(x, graph, weight)
     torch.testing.assert_close(out.detach(), before)
     out.sum().backward()
-    conv(x, own).sum().backward()
+    conv(x, own, weight).sum().backward()
 
 
 def test_number_of_hyperedges_may_change_between_calls() -> None:

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.nn.models import SASRec
+from hellm_pyg.data.loader import SequenceLoader
+from hellm_pyg.datasets.fake import FakeRecDataset
+from hellm_pyg.evaluation import evaluate
+from hellm_pyg.nn.models import Popularity, SASRec
+from hellm_pyg.transforms import LeaveOneOut
 from tests.nn.models.batches import item_data, sequence_batch, train
 
 NUM_ITEMS = 13
@@ -226,6 +230,17 @@ def test_learns_a_planted_order(loss: str) -> None:
     best = scores(model, sequence_batch([row[:-1] for row in rows])).argmax(dim=1)
     share = (best == torch.tensor([row[-1] for row in rows])).double().mean()
     assert share > (0.9 if loss != 'bce' else 0.35)  # chance is 0.08
+
+
+def test_beats_popularity() -> None:
+    data = LeaveOneOut()(FakeRecDataset()[0])
+    popularity = Popularity(data['user'].num_nodes, data['item'].num_nodes)
+    popularity.fit(data)
+    torch.manual_seed(0)
+    model = SASRec(data['item'].num_nodes, 16, num_layers=1, dropout=0.2)
+    train(model, data, SequenceLoader(data, 'train', 64), 30)
+    floor = evaluate(popularity, data, 'test').metrics['N@10']
+    assert evaluate(model, data, 'test').metrics['N@10'] > 2 * floor
 
 
 @pytest.mark.parametrize(
