@@ -76,6 +76,4 @@ for epoch in range(1, args.epochs + 1):
         with torch.no_grad():
             hit = model(*inputs).argmax(1) == label
         seen, unseen = (hit[mask].float().mean() for mask in (train, ~train))
-        print(
-            f'Epoch: {epoch:02d}, Loss: {loss:.4f}, Train: {seen:.4f}, Test: {unseen:.4f}'
-        )
+        print(f'{epoch:02d}: loss {loss:.3f}, train {seen:.3f}, test {unseen:.3f}')

@@ -378,6 +378,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             lora=llm.lora,
             max_len=config.train.max_len,
             dropout=llm.dropout,
+            projector_layers=llm.projector_layers,
         )
     except TypeError as error:
         if 'LoraConfig' not in str(error):

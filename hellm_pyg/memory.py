@@ -258,7 +258,7 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     }
     token = sum(widths[name] for name in llm.token)
     with torch.device('meta'):
-        projector = FusedProjector(token, shape.hidden_size)
+        projector = FusedProjector(token, shape.hidden_size, llm.projector_layers)
         head = ItemHead(
             llm.head,
             shape.hidden_size,

@@ -276,6 +276,7 @@ def test_language_model_has_the_named_parts(
         f'train.targets={targets}',
         'train.max_len=9',
         'llm.token=[seq, text]',
+        'llm.projector_layers=1',
         'llm.prefix.num_tokens=3',
         'llm.train_tables=[seq]',
         'llm.num_layers=1',
@@ -285,7 +286,7 @@ def test_language_model_has_the_named_parts(
     assert built.scope == scope
     assert built.max_len == 9
     assert built.dropout == 0.3
-    assert built.projector.mlp.channel_list[0] == 6 + 8
+    assert built.projector.mlp.channel_list == [6 + 8, 16]
     assert built.prefix is not None
     assert (built.prefix.num_tokens, built.prefix.gate) == (3, 'tanh')
     assert (built.prefix.num_layers, built.prefix.scope) == (1, scope)
@@ -305,6 +306,7 @@ def test_language_model_has_the_named_parts(
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
         ('llm.lora.rnak=3', "'llm.lora' does not fit .*'rnak'"),
+        ('llm.projector_layers=0', "'num_layers' needs to be at least 1"),
         ('llm.num_layers=9', "'num_layers' needs to lie between 1 and 2"),
     ],
 )

@@ -52,8 +52,9 @@ def test_four_bits_shrink_the_linear_maps_alone() -> None:
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 @pytest.mark.parametrize('head', ['linear', 'tied', 'frozen_random'])
+@pytest.mark.parametrize('projector_layers', [1, 2])
 def test_weights_of_phase_two_are_exact(
-    tmp_path: Path, precision: str, head: str
+    tmp_path: Path, precision: str, head: str, projector_layers: int
 ) -> None:
     llm = write_llm(tmp_path / 'llm')
     config = load_config(
@@ -65,6 +66,7 @@ def test_weights_of_phase_two_are_exact(
             'llm.token=[text, graph]',
             'llm.train_tables=[graph]',
             f'llm.head={head}',
+            f'llm.projector_layers={projector_layers}',
             f'train.precision={precision}',
         ],
     )

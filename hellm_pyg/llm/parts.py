@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hellm_pyg.llm.adapter import base_model
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.tables import ItemTables
 
@@ -64,3 +65,9 @@ def check_prefix(
         wanted |= {'channels': tables.channels[name], 'scope': scope}
     if found != wanted:
         raise ValueError(f"'prefix' needs {wanted} here (got {found})")
+    base = base_model(llm)
+    if prefix.rotary and not hasattr(base, 'rotary_emb'):
+        raise ValueError(
+            "'rotary' needs a backbone with one rotary embedding, as LLaMA, Mistral and "
+            f'Qwen have (got {type(base).__name__})'
+        )

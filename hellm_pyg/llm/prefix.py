@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import MLP
 
-from hellm_pyg.llm.prefix_attention import PrefixStates
+from hellm_pyg.llm.prefix_attention import PrefixStates, Rotation
 from hellm_pyg.nn.aggr import SecondOrderAggregation
 
 EPS = 1e-5
@@ -50,6 +50,9 @@ class GraphPrefix(torch.nn.Module):
         hidden_channels: Width of the hidden layer of :math:`f` (default: its
             input width).
         pool: Without, the prefix is static: there is no :math:`u`.
+        rotary: Rotates the keys of the slots to the positions
+            :math:`0, \ldots, P - 1`, as GraphLLM does. Without, they are all at
+            position 0.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -68,6 +71,7 @@ class GraphPrefix(torch.nn.Module):
         dropout: float = 0.3,
         hidden_channels: int | None = None,
         pool: bool = True,
+        rotary: bool = False,
     ) -> None:
         super().__init__()
         for name, choice, choices in (
@@ -102,6 +106,7 @@ class GraphPrefix(torch.nn.Module):
         self.dropout = dropout
         self.hidden_channels = hidden_channels
         self.pool = pool
+        self.rotary = rotary
 
         shape = (num_layers, num_tokens, hidden_size)
         self.key_bias = torch.nn.Parameter(torch.empty(shape))
@@ -129,13 +134,17 @@ class GraphPrefix(torch.nn.Module):
         if self.gate == 'tanh':
             torch.nn.init.zeros_(self.layer_gate)
 
-    def forward(self, x: Tensor, mask: Tensor) -> PrefixStates:
+    def forward(
+        self, x: Tensor, mask: Tensor, rotation: Rotation | None = None
+    ) -> PrefixStates:
         r"""Returns the prefix of each row or of each of its positions.
 
         Args:
             x: Item embeddings of the histories, oldest first,
                 :math:`[B, T, C]`. Padding may lie on either side.
             mask: Which positions hold an item, boolean, :math:`[B, T]`.
+            rotation: Cosines and sines of the language model for the first
+                :math:`P` positions, each :math:`[P, d]` (``rotary=True``).
 
         Returns:
             States of shape :math:`[B, 1, H]` (``scope='user'``),
@@ -143,33 +152,38 @@ class GraphPrefix(torch.nn.Module):
             (``pool=False``).
 
         Raises:
-            ValueError: If the shapes are not those above.
+            ValueError: If the shapes are not those above, or ``rotation`` is
+                missing or not wanted.
         """
         if x.dim() != 3 or x.shape[-1] != self.channels or mask.shape != x.shape[:2]:
             raise ValueError(
                 f"'x' and 'mask' need the shapes [B, T, {self.channels}] and [B, T] "
                 f'(got {list(x.shape)} and {list(mask.shape)})'
             )
-        return self._states(self.pooled(x, mask)) if self.pool else self._states()
+        pooled = self.pooled(x, mask) if self.pool else None
+        return self._states(pooled, rotation)
 
-    def instruction(self) -> PrefixStates:
+    def instruction(self, rotation: Rotation | None = None) -> PrefixStates:
         r"""Returns the prefix of tokens that see no item, :math:`[1, 1, H]`.
 
         That is the prefix of :math:`\mathbf{G} = 0`, the same for all rows.
 
+        Args:
+            rotation: As in :meth:`forward`.
+
         Raises:
             ValueError: With ``scope='user'``, whose prefix every token of a
-                row sees.
+                row sees, or if ``rotation`` is missing or not wanted.
         """
         if not self.pool:
-            return self._states()
+            return self._states(None, rotation)
         if self.scope == 'user':
             raise ValueError(
                 "'scope' needs to be 'causal' for instruction tokens that rows share "
                 "(got 'user'): the prefix of a user changes their states"
             )
         weight = self.key_mlp.lins[0].weight
-        return self._states(weight.new_zeros(1, 1, weight.shape[1]))
+        return self._states(weight.new_zeros(1, 1, weight.shape[1]), rotation)
 
     def pooled(self, x: Tensor, mask: Tensor) -> Tensor:
         r"""Returns the pooled, scaled and flattened :math:`\mathbf{G}`.
@@ -201,7 +215,13 @@ class GraphPrefix(torch.nn.Module):
             root = pooled.sign() * ((pooled.abs() + 1e-8).sqrt() - 1e-4)
             return F.normalize(root, dim=-1)
 
-    def _states(self, pooled: Tensor | None = None) -> PrefixStates:
+    def _states(self, pooled: Tensor | None, rotation: Rotation | None) -> PrefixStates:
+        if self.rotary != (rotation is not None):
+            got = 'None' if rotation is None else 'cosines and sines'
+            raise ValueError(
+                f"'rotation' needs to be given with rotary=True, and only then (got "
+                f'{got} with rotary={self.rotary})'
+            )
         if pooled is None:
             key = value = self.key_bias.new_zeros(1, 1, self.hidden_size)
         else:
@@ -216,6 +236,7 @@ class GraphPrefix(torch.nn.Module):
             self.value_norm.weight,
             self.layer_gate if self.gate == 'tanh' else None,
             EPS,
+            rotation,
         )
 
     def __repr__(self) -> str:
@@ -223,7 +244,7 @@ class GraphPrefix(torch.nn.Module):
             f'{self.__class__.__name__}({self.channels}, {self.hidden_size}, '
             f'num_layers={self.num_layers}, num_tokens={self.num_tokens}, '
             f'rank={self.rank}, scale={self.scale!r}, scope={self.scope!r}, '
-            f'gate={self.gate!r}, pool={self.pool})'
+            f'gate={self.gate!r}, pool={self.pool}, rotary={self.rotary})'
         )
 
 

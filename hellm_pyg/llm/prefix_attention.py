@@ -24,6 +24,8 @@ SHORT = 128
 SPECIAL = ('softcap', 'position_bias', 's_aux')
 
 LayerKeyValues = list[tuple[Tensor, Tensor]]
+# Cosines and sines of positions, each [P, d].
+Rotation = tuple[Tensor, Tensor]
 
 
 @dataclass(eq=False)
@@ -57,6 +59,9 @@ class PrefixStates:
             own, and their share is scaled by the tanh of it. :obj:`None` for
             one softmax over slots and tokens.
         eps: Added to the mean square, and its lower bound.
+        rotation: Cosines and sines of the model's rotary embedding, each
+            :math:`[P, d]`, by which the keys of the slots are rotated;
+            :obj:`None` leaves all of them at position 0.
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -70,6 +75,7 @@ class PrefixStates:
     value_gain: Tensor
     gate: Tensor | None = None
     eps: float = 1e-5
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         if self.key.dim() != 3 or self.key.shape != self.value.shape:
@@ -84,6 +90,11 @@ class PrefixStates:
                 f"'key_bias' and 'value_bias' need to have one shape "
                 f'[L, P, {hidden_size}] (got {list(shape)} and '
                 f'{list(self.value_bias.shape)})'
+            )
+        if self.rotation is not None and len(self.rotation[0]) != shape[1]:
+            raise ValueError(
+                f"'rotation' needs a position for each of {shape[1]} slots (got "
+                f'{len(self.rotation[0])})'
             )
         # One `unbind` has one backward; indexing has one full gradient a layer.
         self.key_state = self.key * self.key_gain
@@ -122,6 +133,7 @@ class _Factors(NamedTuple):
     state: Tensor  # [B, Hkv, 1, T, d]
     scale: Tensor  # [B, 1, 1, T, P]
     bias: Tensor | None  # [Hkv, 1, 1, d]
+    rotation: Rotation | None  # [P, d]
 
 
 def graph_prefix_attention(
@@ -142,8 +154,8 @@ def graph_prefix_attention(
 
     The logical order of the keys is :math:`[P \mid S \mid T]`. All queries see
     all slots and all shared tokens; own tokens follow ``attention_mask``.
-    Slots are not rotated, and a norm of the layer's keys is not applied to
-    them. They pass through the layer's own projections, without adapters.
+    Slots are not rotated unless the prefix has a ``rotation``, and a norm of the
+    layer's keys is not applied to them. They pass through the layer's own projections, without adapters.
     Without ``prefix`` and ``context`` this is ordinary attention.
 
     ``prefix``, ``context`` and ``record`` are given as keywords of the model's
@@ -296,11 +308,37 @@ def _slot_logit(
     state: Tensor,
     scale: Tensor,
     bias: Tensor | None,
+    rotation: Rotation | None,
 ) -> Tensor:
-    slot = (logit + scaling * (query * state).sum(-1, True)) * scale
+    slot = (logit + scaling * _products(query, state, rotation)) * scale
     if bias is not None:
-        slot = slot + scaling * (query * bias).sum(-1, True)
+        slot = slot + scaling * _products(query, bias, rotation)
     return slot.to(logit.dtype)
+
+
+def _products(query: Tensor, key: Tensor, rotation: Rotation | None) -> Tensor:
+    """Queries times a key that all slots share, rotated to each slot's position.
+
+    No key is rotated for each slot: the cosines and sines of a slot weigh the
+    elements of two products that all slots share.
+    """
+    if rotation is None:
+        return (query * key).sum(-1, True)
+    cos, sin = (part.to(query.dtype) for part in rotation)
+    return (query * key) @ cos.mT + (query * _rotate_half(key)) @ sin.mT
+
+
+def _rotate_half(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def _rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
+    """Rotates the keys of the slots, [..., P, heads, d]."""
+    if rotation is None:
+        return x
+    cos, sin = (part.to(x.dtype).unsqueeze(1) for part in rotation)
+    return x * cos + _rotate_half(x) * sin
 
 
 def _softmax(logit: Tensor) -> Tensor:
@@ -346,9 +384,21 @@ def _project(
             f'Mistral and Qwen (got {type(module).__name__})'
         )
     rows, factors = [], []
-    for projection, slot, state, scale in (
-        (module.k_proj, prefix.key_slot, prefix.key_state, prefix.key_scale),
-        (module.v_proj, prefix.value_slot, prefix.value_state, prefix.value_scale),
+    for projection, slot, state, scale, rotation in (
+        (
+            module.k_proj,
+            prefix.key_slot,
+            prefix.key_state,
+            prefix.key_scale,
+            prefix.rotation,
+        ),
+        (
+            module.v_proj,
+            prefix.value_slot,
+            prefix.value_state,
+            prefix.value_scale,
+            None,
+        ),
     ):
         linear, bias = _without_bias(cast(torch.nn.Module, projection))
         row = linear(slot[layer].to(dtype)).to(dtype).unflatten(-1, (-1, d))
@@ -358,12 +408,13 @@ def _project(
             # All queries of a row see the same slots: ordinary keys, then.
             row = (row + states) * scale[layer].mT.unsqueeze(-1)
             row = row.to(dtype) if bias is None else row.to(dtype) + bias
-            rows.append(row.transpose(1, 2))
+            rows.append(_rotate(row, rotation).transpose(1, 2))
             continue
-        rows.append(row.transpose(0, 1).unsqueeze(0))
+        rows.append(_rotate(row, rotation).transpose(0, 1).unsqueeze(0))
         bias = None if bias is None else bias[:, None, None]
         states = states.transpose(1, 2).unsqueeze(2)
-        factors.append(_Factors(states, scale[layer][:, None, None], bias))
+        scales = scale[layer][:, None, None]
+        factors.append(_Factors(states, scales, bias, rotation))
     return rows, (factors[0], factors[1]) if factors else None
 
 

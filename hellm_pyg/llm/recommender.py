@@ -23,7 +23,7 @@ from hellm_pyg.llm.adapter import HALF, adapt, base_model, without_checkpointing
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.parts import check_names, check_prefix
 from hellm_pyg.llm.prefix import GraphPrefix
-from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates
+from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
@@ -380,25 +380,35 @@ class LLMRecommender(nn.Module):
 
     def _instruct(self) -> Instruction:
         embeds = self._embed(self.before)[None]
-        prefix = None if self.prefix is None else self.prefix.instruction()
+        prefix = None
+        if self.prefix is not None:
+            prefix = self.prefix.instruction(self._rotation())
         keyvalues: LayerKeyValues = []
         mask = torch.ones_like(self.before)[None]
         with without_checkpointing(self.llm):
             state = self._call(embeds, mask, 0, prefix=prefix, record=keyvalues)
         return Instruction(keyvalues, state[0, -1].float())
 
+    def _rotation(self) -> Rotation | None:
+        """The backbone's rotary embedding of the slots' positions."""
+        if self.prefix is None or not self.prefix.rotary:
+            return None
+        position = torch.arange(self.prefix.num_tokens, device=self.before.device)
+        cos, sin = self.backbone.rotary_emb(self.prefix.key_bias, position[None])
+        return cos[0], sin[0]
+
     def _prefix_states(self, batch: SequenceBatch, width: int) -> PrefixStates | None:
         if self.prefix is None:
             return None
         if not self.prefix.pool:
-            return self.prefix.instruction()
+            return self.prefix.instruction(self._rotation())
         x, mask = to_dense_batch(
             self.tables([self.prefix_embedding], batch.item),
             batch.batch,
             batch_size=batch.batch_size,
             max_num_nodes=width,
         )
-        return self.prefix(x, mask)
+        return self.prefix(x, mask, self._rotation())
 
     def _read(
         self,

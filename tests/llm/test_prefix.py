@@ -247,7 +247,7 @@ def test_dropout_is_that_of_the_generator() -> None:
 def test_repr() -> None:
     assert str(build()) == (
         "GraphPrefix(6, 20, num_layers=2, num_tokens=4, rank=3, scale='sum', "
-        "scope='causal', gate='none', pool=True)"
+        "scope='causal', gate='none', pool=True, rotary=False)"
     )
 
 
@@ -275,3 +275,18 @@ def test_bad_shapes() -> None:
         prefix(x[..., :-1], mask)
     with pytest.raises(ValueError, match=r"'x' and 'mask'.*\[3, 6\]"):
         prefix(x, mask[:, :-1])
+
+
+@pytest.mark.parametrize('pool', [True, False])
+def test_a_rotation_is_taken_with_rotary_only(pool: bool) -> None:
+    x, mask = histories()
+    rotation = (torch.ones(P, 4), torch.zeros(P, 4))
+    plain, rotary = build(pool=pool), build(pool=pool, rotary=True)
+    assert plain(x, mask).rotation is None
+    assert rotary(x, mask, rotation).rotation is rotation
+    assert rotary.instruction(rotation).rotation is rotation
+    for call in (lambda *args: rotary(x, mask, *args), rotary.instruction):
+        with pytest.raises(ValueError, match=r"'rotation'.*got None with rotary=True"):
+            call()
+    with pytest.raises(ValueError, match=r"'rotation'.*with rotary=False"):
+        plain(x, mask, rotation)

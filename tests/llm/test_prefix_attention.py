@@ -26,6 +26,7 @@ from transformers import (
     Qwen3Model,
 )
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hellm_pyg.llm import prefix_attention
 from hellm_pyg.llm.prefix import GraphPrefix
@@ -57,15 +58,25 @@ def naive_attention(
     layer, (rows, heads, length, d) = module.layer_idx, query.shape
     groups = heads // key.shape[1]
 
-    def project(linear: Any, state: Tensor, bias: Tensor, gain: Tensor) -> Tensor:
+    def project(
+        linear: Any, state: Tensor, bias: Tensor, gain: Tensor, rotation: Any = None
+    ) -> Tensor:
         linear = getattr(linear, 'base_layer', linear)
         x = bias[layer][None, None] + state[:, :, None]  # [B, T or 1, P, H]
         x = x * (x.square().mean(-1, keepdim=True) + prefix.eps).rsqrt() * gain
         x = linear(x.to(query.dtype))
         x = x.expand(rows, length, -1, -1).unflatten(-1, (-1, d)).permute(0, 3, 1, 2, 4)
+        if rotation is not None:
+            x = apply_rotary_pos_emb(x, x, *rotation, unsqueeze_dim=0)[0]
         return x.repeat_interleave(groups, 1)  # [B, heads, T, P, d]
 
-    slot_key = project(module.k_proj, prefix.key, prefix.key_bias, prefix.key_gain)
+    slot_key = project(
+        module.k_proj,
+        prefix.key,
+        prefix.key_bias,
+        prefix.key_gain,
+        prefix.rotation,
+    )
     slot_value = project(
         module.v_proj, prefix.value, prefix.value_bias, prefix.value_gain
     )
@@ -133,6 +144,12 @@ def states(rows: int = B, length: int = T, gate: bool = False) -> PrefixStates:
     )
 
 
+def rotation(llm: Any) -> tuple[Tensor, Tensor]:
+    """What the model turns keys at the first positions by."""
+    cos, sin = llm.rotary_emb(torch.empty(0), torch.arange(P)[None])
+    return cos[0], sin[0]
+
+
 def tokens(rows: int = B, length: int = T) -> tuple[Tensor, Tensor]:
     """Embeddings of right-padded rows, and their mask."""
     torch.manual_seed(3)
@@ -173,11 +190,14 @@ def test_without_prefix_is_the_plain_model(name: str, plain: str) -> None:
 @pytest.mark.parametrize('gate', [False, True])
 @pytest.mark.parametrize('length', [1, T])
 @pytest.mark.parametrize('shared', [False, True])
+@pytest.mark.parametrize('rotary', [False, True])
 def test_equals_the_expanded_slots(
-    name: str, gate: bool, length: int, shared: bool
+    name: str, gate: bool, length: int, shared: bool, rotary: bool
 ) -> None:
     x, mask = tokens()
     prefix = states(length=length, gate=gate)
+    if rotary:
+        prefix = replace(prefix, rotation=rotation(build(name)))
     context = None
     if shared:
         torch.manual_seed(4)
@@ -196,8 +216,9 @@ def test_equals_the_expanded_slots(
 @pytest.mark.parametrize('name', ['llama', 'qwen2'])
 @pytest.mark.parametrize('gate', [False, True])
 @pytest.mark.parametrize('length', [1, T])
+@pytest.mark.parametrize('rotary', [False, True])
 def test_gradients_equal_those_of_the_expanded_slots(
-    name: str, gate: bool, length: int
+    name: str, gate: bool, length: int, rotary: bool
 ) -> None:
     x, mask = tokens()
     fields = ['key', 'value', 'key_bias', 'value_bias', 'key_gain', 'value_gain']
@@ -205,6 +226,7 @@ def test_gradients_equal_those_of_the_expanded_slots(
     grads = []
     for attention in (NAME, 'naive_prefix'):
         raw = states(length=length, gate=gate)
+        raw.rotation = rotation(build(name)) if rotary else None
         leaves = {f: getattr(raw, f).clone().requires_grad_() for f in fields}
         embeds = x.clone().requires_grad_()
         d = build(name).layers[0].self_attn.head_dim
@@ -227,10 +249,13 @@ def test_gradients_equal_those_of_the_expanded_slots(
 
 @pytest.mark.usefixtures('_kernel')
 @pytest.mark.parametrize('name', ['llama', 'mistral', 'qwen2'])
-def test_user_level_equals_a_cache_of_the_unmodified_model(name: str) -> None:
+@pytest.mark.parametrize('rotary', [False, True])
+def test_user_level_equals_a_cache_of_the_unmodified_model(
+    name: str, rotary: bool
+) -> None:
     x, mask = tokens()
-    prefix = states(length=1)
     llm = build(name, 'sdpa')
+    prefix = replace(states(length=1), rotation=rotation(llm) if rotary else None)
     cache = DynamicCache()
     for layer, block in enumerate(llm.layers):
         pairs = []
@@ -247,6 +272,8 @@ def test_user_level_equals_a_cache_of_the_unmodified_model(name: str) -> None:
             slot = norm(bias[layer] + state, (H,), gain, prefix.eps)
             head_dim = block.self_attn.head_dim
             pairs.append(linear(slot).unflatten(-1, (-1, head_dim)).transpose(1, 2))
+        if rotary:
+            pairs[0] = apply_rotary_pos_emb(pairs[0], pairs[0], *rotation(llm), 0)[0]
         cache.update(*pairs, layer)
     expected = llm(
         inputs_embeds=x,
@@ -395,6 +422,22 @@ def test_slots_are_not_rotated() -> None:
     torch.testing.assert_close(run(llm, x, mask, 9), run(llm, x, mask, 0))
 
 
+@pytest.mark.parametrize('length', [1, T])
+def test_rotated_slots_depend_on_distances_alone(length: int) -> None:
+    llm = build()
+    x, mask = tokens()
+    cos, sin = (part[0] for part in llm.rotary_emb(x, torch.arange(P + 9)[None]))
+    near, far = (
+        replace(states(length=length), rotation=(cos[i : i + P], sin[i : i + P]))
+        for i in (0, 9)
+    )
+    out = run(llm, x, mask, P, prefix=near)
+    moved = run(llm, x, mask, P + 9, prefix=far)
+    torch.testing.assert_close(moved, out, atol=2e-5, rtol=1e-4)
+    assert (run(llm, x, mask, P + 9, prefix=near) - out).abs().max() > 1e-3
+    assert (run(llm, x, mask, prefix=states(length=length)) - out).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize('lora', [False, True])
 def test_activation_checkpointing_changes_no_gradient(lora: bool) -> None:
     x, mask = tokens()
@@ -453,9 +496,11 @@ def test_slots_pass_by_the_adapters() -> None:
 @pytest.mark.parametrize('name', ['llama', 'qwen2'])
 @pytest.mark.parametrize('gate', [False, True])
 @pytest.mark.parametrize('how', ['weights', 'autocast', 'mixed'])
-def test_bf16_is_close_to_fp32(name: str, gate: bool, how: str) -> None:
+@pytest.mark.parametrize('rotary', [False, True])
+def test_bf16_is_close_to_fp32(name: str, gate: bool, how: str, rotary: bool) -> None:
     x, mask = tokens()
     prefix = states(gate=gate)
+    prefix.rotation = rotation(build(name)) if rotary else None
     context = [(torch.randn(1, 2, S, 8), torch.randn(1, 2, S, 8)) for _ in range(L)]
     exact = run(build(name), x, mask, prefix=prefix, context=context)
     llm = build(name)
@@ -490,13 +535,25 @@ def test_roots_are_taken_in_single_precision() -> None:
     torch.testing.assert_close(largest, torch.tensor(prefix.eps**-0.5))
 
 
-def test_nothing_of_positions_times_slots_times_width_is_built() -> None:
+@pytest.mark.parametrize('rotary', [False, True])
+def test_nothing_of_positions_times_slots_times_width_is_built(rotary: bool) -> None:
     rows, length, slots = 4, 24, 16
     torch.manual_seed(0)
     prefix = GraphPrefix(
-        C, H, L, num_tokens=slots, rank=2, scope='causal', hidden_channels=8
+        C,
+        H,
+        L,
+        num_tokens=slots,
+        rank=2,
+        scope='causal',
+        hidden_channels=8,
+        rotary=rotary,
     )
     llm = build()
+    turned = None
+    if rotary:
+        cos, sin = llm.rotary_emb(torch.empty(0), torch.arange(slots)[None])
+        turned = cos[0], sin[0]
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -510,7 +567,7 @@ def test_nothing_of_positions_times_slots_times_width_is_built() -> None:
     x = torch.randn(rows, length, H, requires_grad=True)
     mask = torch.ones(rows, length, dtype=torch.bool)
     with Watch():
-        states_ = prefix(torch.randn(rows, length, C), mask)
+        states_ = prefix(torch.randn(rows, length, C), mask, turned)
         run(llm, x, mask, prefix=states_).sum().backward()
     d, heads = H // 6, 6
     # Logits are the largest: less than the slots of a single head would be.
@@ -630,3 +687,5 @@ def test_bad_input() -> None:
         replace(prefix, key=prefix.key[0])
     with pytest.raises(ValueError, match="'key_bias' and 'value_bias'"):
         replace(prefix, value_bias=prefix.value_bias[:1])
+    with pytest.raises(ValueError, match=r"'rotation'.*5 slots \(got 4\)"):
+        replace(prefix, rotation=(torch.ones(4, 8), torch.zeros(4, 8)))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 from transformers import AutoModel, DynamicCache, LlamaConfig
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.llm import LLMRecommender, Prompt, hellm
@@ -31,6 +32,7 @@ SHAPES = [
         ('prefix', {}),
         ('lean', {'rank': 2, 'scale': 'sqrt_l2', 'gate': 'tanh'}),
         ('static', {'pool': False}),
+        ('rotary', {'rotary': True}),
     )
 ]
 
@@ -70,11 +72,15 @@ def test_user_reads_the_end_of_a_plain_row(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_user_prefix_equals_a_cache_in_front_of_the_row(kind):
-    model = recommender(kind, {}, scope='user', lora=None)
+@pytest.mark.parametrize('rotary', [False, True])
+def test_user_prefix_equals_a_cache_in_front_of_the_row(kind, rotary):
+    model = recommender(kind, {'rotary': rotary}, scope='user', lora=None)
     history = [3, 1, 4]
     x = model.tables.weights['graph'][history]
-    states = model.prefix(x[None], torch.ones(1, 3, dtype=torch.bool))
+    turn = [part[0] for part in model.llm.rotary_emb(x, torch.arange(3)[None])]
+    states = model.prefix(
+        x[None], torch.ones(1, 3, dtype=torch.bool), tuple(turn) if rotary else None
+    )
     cache = DynamicCache()
     for layer in model.llm.layers:
         attention, pair = layer.self_attn, []
@@ -94,6 +100,8 @@ def test_user_prefix_equals_a_cache_in_front_of_the_row(kind):
         ):
             slots = projection(norm(bias[attention.layer_idx] + state[0]))
             pair.append(slots.view(1, 3, 2, 4).transpose(1, 2))
+        if rotary:
+            pair[0] = apply_rotary_pos_emb(pair[0], pair[0], *turn, 0)[0]
         cache.update(*pair, attention.layer_idx)
     token = model.projector(model.tables(['graph', 'seq'], torch.tensor(history)))
     embed = model.llm.get_input_embeddings()
@@ -107,7 +115,9 @@ def test_user_prefix_equals_a_cache_in_front_of_the_row(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize(('prefix'), [None, {}, {'scale': 'mean', 'gate': 'tanh'}])
+@pytest.mark.parametrize(
+    'prefix', [None, {}, {'scale': 'mean', 'gate': 'tanh'}, {'rotary': True}]
+)
 def test_causal_positions_equal_histories_of_their_own(kind, prefix):
     model = recommender(kind, prefix)
     batch = batch_of(*HISTORIES, target=[0] * 7)
@@ -433,3 +443,14 @@ def test_a_trained_prefix_alone_fits_a_few_rows():
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.2 * first
+
+
+def test_rotary_needs_a_backbone_that_rotates():
+    model = recommender(prefix={'rotary': True})
+    plain = recommender(prefix={})
+    plain.load_state_dict(model.state_dict())
+    batch = batch_of(*HISTORIES)
+    assert (scores(model, batch) - scores(plain, batch)).abs().max() > 1e-3
+    del model.backbone.rotary_emb
+    with pytest.raises(ValueError, match=r"'rotary' needs a backbone.*LlamaModel"):
+        LLMRecommender(model.llm, Prompt((1,)), tables(), model.prefix, scope='causal')

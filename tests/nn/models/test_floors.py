@@ -178,6 +178,7 @@ def test_figures_on_real_data(name: str, tmp_path: Path) -> None:
             data,
             'test',
             protocol=Protocol(history=history, mask=mask),
+            batch_size=256,
             max_len=10_000,
         ).rank.double()
         expected = torch.tensor(figures).double()
