@@ -62,17 +62,21 @@ def target_rank(
 
 
 def recall(rank: Tensor, k: int) -> Tensor:
-    r"""Recall@K of one target, :math:`[r \leq K]`; also its hit rate."""
-    return (rank <= k).double()
+    r"""Recall@K of one target, :math:`[r < K + 1]`; also its hit rate.
+
+    Fewer than :math:`K` items lie ahead, a tied one counted as half; without ties it
+    is :math:`[r \leq K]`.
+    """
+    return (rank < k + 1).double()
 
 
 def ndcg(rank: Tensor, k: int) -> Tensor:
-    r"""NDCG@K of one target, :math:`[r \leq K] / \log_2(r + 1)`."""
+    r"""NDCG@K of one target, :math:`[r < K + 1] / \log_2(r + 1)`."""
     return recall(rank, k) / (rank.double() + 1).log2()
 
 
 def mrr(rank: Tensor, k: int) -> Tensor:
-    r"""MRR@K of one target, :math:`[r \leq K] / r`."""
+    r"""MRR@K of one target, :math:`[r < K + 1] / r`."""
     return recall(rank, k) / rank.double()
 
 

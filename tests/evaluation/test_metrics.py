@@ -80,12 +80,13 @@ def test_nan_is_refused() -> None:
 
 
 def test_metrics_of_known_ranks() -> None:
-    rank = torch.tensor([1.0, 2.0, 2.5, 3.0, 4.0])
+    rank = torch.tensor([1.0, 2.0, 2.5, 3.5, 4.0])
+    # A tie over the border is a hit: two and a half items lie ahead.
     assert recall(rank, 3).tolist() == [1, 1, 1, 1, 0]
     assert ndcg(rank, 3).tolist() == pytest.approx(
-        [1, 1 / math.log2(3), 1 / math.log2(3.5), 0.5, 0]
+        [1, 1 / math.log2(3), 1 / math.log2(3.5), 1 / math.log2(4.5), 0]
     )
-    assert mrr(rank, 3).tolist() == pytest.approx([1, 0.5, 0.4, 1 / 3, 0])
+    assert mrr(rank, 3).tolist() == pytest.approx([1, 0.5, 0.4, 1 / 3.5, 0])
     assert list(summarize(rank, [3])) == ['R@3', 'N@3', 'MRR@3']
     assert summarize(rank, [3])['R@3'] == pytest.approx(0.8)
 
