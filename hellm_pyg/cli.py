@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import shlex
@@ -31,7 +32,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             if ctx.params.get('debug'):
                 raise
             typer.secho(f'Error: {error}', fg='red', err=True)
@@ -88,7 +89,7 @@ Arguments = Annotated[
 Out = Annotated[Path, typer.Option('--out', '-o', help='Folder of the run.')]
 RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='Folder of a run.')]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar='[A.B=C]...', help='Overrides.')
+    list[str] | None, typer.Argument(metavar='A.B=C', help='Overrides.')
 ]
 
 
@@ -111,6 +112,9 @@ def _options(
     from rich.console import Console
     from rich.logging import RichHandler
 
+    # Known notes of torch and peft that say nothing to a user of the command line.
+    for note in ('Sparse CSR tensor support', '`is_gradient_checkpointing`'):
+        warnings.filterwarnings('ignore', f'.*{note}')
     handler = RichHandler(
         console=Console(stderr=True), show_path=False, log_time_format='%X'
     )
@@ -230,12 +234,16 @@ def evaluate(
 @app.command()
 def recommend(
     run: RunFolder,
+    overrides: Overrides = None,
     user: Annotated[
         list[str] | None, typer.Option('--user', '-u', help='User id (repeatable).')
     ] = None,
     history: Annotated[
         list[str] | None,
-        typer.Option(help='Item ids of a new user, oldest first (repeatable).'),
+        typer.Option(
+            help='Item ids of a new user, oldest first, separated by blanks; ids '
+            'that hold blanks go in double quotes (repeatable).'
+        ),
     ] = None,
     k: Annotated[int, typer.Option('-k', help='Number of items.', min=1)] = 10,
     everyone: Annotated[
@@ -254,6 +262,7 @@ def recommend(
     \b
     hellm recommend runs/beauty/hellm --user 42 --user 43 -k 5
     hellm recommend runs/beauty/hellm --history '17 4711 8'
+    hellm recommend runs/shop/hellm --history '"red shoe" hat-7'
     hellm recommend runs/beauty/hellm --all --out top.parquet
     """
     from hellm_pyg import recommendation
@@ -265,7 +274,7 @@ def recommend(
         raise ValueError(
             "give '--user ID', '--history \"ID ID\"' or '--all --out FILE'"
         )
-    loaded = load_run(run)
+    loaded = load_run(run, overrides or [])
     model, data, ids = loaded.model, loaded.data, loaded.ids
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
     common['max_len'] = loaded.config.train.max_len
@@ -273,13 +282,19 @@ def recommend(
         count = recommendation.export_top_n(model, data, ids, out, **common)
         typer.echo(f'{out}: {count:,} rows')
         return
-    histories = [line.split() for line in history or []]
+    histories = [_split_ids(line) for line in history or []]
     rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
     if out is not None:
         recommendation.write_rows(rows, out, ids)
         typer.echo(f'{out}: {len(rows):,} rows')
     else:
         _print_rows(rows, k)
+
+
+def _split_ids(line: str) -> list[str]:
+    # Unlike a shell's rules, apostrophes and backslashes are part of an id.
+    reader = csv.reader([line], delimiter=' ', skipinitialspace=True)
+    return [part for part in next(reader) if part]
 
 
 def _print_rows(rows: Sequence[Recommendation], k: int) -> None:
@@ -355,22 +370,23 @@ def benchmark(ctx: typer.Context) -> None:
     )
 
 
-@app.command(
-    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True}
-)
-def demo(ctx: typer.Context) -> None:
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Argument(metavar='FOLDER', help='Folder of the runs.')
+    ] = Path('runs/demo'),
+) -> None:
     """Run the whole way on MovieLens-100K: pre-train, fine-tune, recommend.
+
+    A demo that was stopped goes on; remove the folder to start afresh.
 
     \b
     hellm demo
+    hellm demo /tmp/demo
     """
-    from importlib.util import find_spec
-
-    if find_spec('hellm_pyg.demo') is None:
-        raise ValueError("'demo' is not part of this installation")
     from hellm_pyg.demo import main as run_demo
 
-    run_demo(ctx.args)
+    run_demo([str(out)])
 
 
 def main() -> None:

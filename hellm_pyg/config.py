@@ -176,6 +176,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(1, self, 'batch_size', 'accumulate', 'max_len', 'eval_every')
         _at_least(0, self, 'epochs', 'lr', 'weight_decay', 'num_neg', 'patience')
+        _at_least(0, self, 'min_lr', 'warmup_epochs', 'save_minutes', 'seed')
+        if self.clip is not None and not self.clip > 0:  # else it turns gradients
+            raise ValueError(f"'clip' needs to be above 0 or null (got {self.clip})")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"'betas' needs to lie in [0, 1) (got {self.betas})")
 
 
 @dataclass(frozen=True)
@@ -363,7 +368,7 @@ def _read(recipe: str | Path) -> tuple[dict, str]:
             )
         path = packaged[str(recipe)]
     try:
-        raw = yaml.load(path.read_text(), _Loader)
+        raw = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is not YAML: {error}') from None
     if not isinstance(raw, dict):
@@ -409,7 +414,7 @@ def load_config(
 
     A recipe may have a section ``datasets`` of named partial recipes; the
     override ``dataset=<name>`` lays one of them over the rest. Overriding
-    ``model.name`` by another class drops the arguments of the former one.
+    ``model.name`` by another class drops the recipe's arguments of the former one.
 
     Args:
         recipe: File or name of a packaged recipe; :obj:`None` starts from the
@@ -434,7 +439,8 @@ def load_config(
             parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
             raw = _merge(raw, datasets[name])
     parse(raw, Config, '', source)
-    for override in overrides:
+    # First the class: setting it drops the arguments of the former one.
+    for override in sorted(overrides, key=lambda o: not o.startswith('model.name=')):
         if not override.startswith('dataset='):
             raw = _override(raw, override)
     return parse(raw, Config, '', source)
@@ -451,4 +457,4 @@ def save_config(config: Config, path: str | Path) -> None:
 
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     with atomic(path) as temporary:
-        Path(temporary).write_text(text)
+        Path(temporary).write_text(text, encoding='utf-8')

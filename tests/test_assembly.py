@@ -278,6 +278,7 @@ def test_language_model_has_the_named_parts(
         'llm.token=[seq, text]',
         'llm.projector_layers=1',
         'llm.prefix.num_tokens=3',
+        'llm.prefix.rotary=true',
         'llm.train_tables=[seq]',
         'llm.num_layers=1',
     )
@@ -290,6 +291,7 @@ def test_language_model_has_the_named_parts(
     assert built.prefix is not None
     assert (built.prefix.num_tokens, built.prefix.gate) == (3, 'tanh')
     assert (built.prefix.num_layers, built.prefix.scope) == (1, scope)
+    assert built.prefix.rotary
     trained = [n for n, p in built.tables.named_parameters() if p.requires_grad]
     assert trained == ['weights.seq']
     bare = llm_config(tmp_path, 'llm.prefix=null', 'llm.lora=null')

@@ -94,9 +94,9 @@ def read_times(
     column = _decoded(column)
     _refuse_null(column, path, name)
     if pa.types.is_integer(column.type):
-        return column.to_numpy().astype(np.int64)
+        return _fits(column.to_numpy(), path, name).astype(np.int64)
     if pa.types.is_floating(column.type):
-        return _finite(column.to_numpy(), path, name)
+        return _fits(_finite(column.to_numpy(), path, name), path, name)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return _microseconds(column, getattr(column.type, 'tz', None))
     if _is_text(column.type):
@@ -169,7 +169,9 @@ def _decoded(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     return column
 
 
@@ -219,6 +221,18 @@ def _finite(values: NDArray[np.float64], path: Path, name: str) -> NDArray[np.fl
     return values
 
 
+def _fits(values: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
+    # Beyond 64 bits a cast would wrap around, and reorder what is sorted by it.
+    bad = (values >= 2.0**63) | (values < -(2.0**63))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"'{path}': column '{name}' needs times that fit into 64 bits in row "
+            f'{row + 1} (got {values[row]})'
+        )
+    return values
+
+
 def _whole_numbers(
     column: pyarrow.ChunkedArray, path: Path, name: str
 ) -> pyarrow.ChunkedArray:
@@ -257,7 +271,8 @@ def _parse_times(
         return column.cast(pa.int64()).to_numpy()
     numeric = pc.match_substring_regex(column, NUMBER)
     if pc.all(numeric).as_py():
-        return _finite(column.cast(pa.float64()).to_numpy(), path, name)
+        values = _finite(column.cast(pa.float64()).to_numpy(), path, name)
+        return _fits(values, path, name)
     wanted = 'a number or an ISO 8601 time'
     if pc.any(numeric).as_py():
         wanted = 'a number, as other rows have,'

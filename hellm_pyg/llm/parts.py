@@ -68,6 +68,6 @@ def check_prefix(
     base = base_model(llm)
     if prefix.rotary and not hasattr(base, 'rotary_emb'):
         raise ValueError(
-            "'rotary' needs a backbone with one rotary embedding, as LLaMA, Mistral and "
-            f'Qwen have (got {type(base).__name__})'
+            "'rotary' needs a backbone with one rotary embedding, as LLaMA, Mistral "
+            f'and Qwen have (got {type(base).__name__})'
         )

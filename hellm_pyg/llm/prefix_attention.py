@@ -155,7 +155,8 @@ def graph_prefix_attention(
     The logical order of the keys is :math:`[P \mid S \mid T]`. All queries see
     all slots and all shared tokens; own tokens follow ``attention_mask``.
     Slots are not rotated unless the prefix has a ``rotation``, and a norm of the
-    layer's keys is not applied to them. They pass through the layer's own projections, without adapters.
+    layer's keys is not applied to them. They pass through the layer's own
+    projections, without adapters.
     Without ``prefix`` and ``context`` this is ordinary attention.
 
     ``prefix``, ``context`` and ``record`` are given as keywords of the model's

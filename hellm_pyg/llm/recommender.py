@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -358,7 +358,10 @@ class LLMRecommender(nn.Module):
         return SequenceBatch(batch.user, batch.item[keep], batch.batch[keep], target)
 
     def _reads_every_position(self, batch: SequenceBatch) -> bool:
-        return self.scope == 'causal' and batch.num_targets == batch.item.numel()
+        # Where rows are empty the two counts may agree: a target a row, then.
+        number = batch.num_targets
+        every = number == batch.item.numel() and number != batch.batch_size
+        return self.scope == 'causal' and every
 
     def _project(self, item: Tensor | None) -> Tensor:
         token = self.projector(self.tables(self.token_embeddings, item))
@@ -394,7 +397,8 @@ class LLMRecommender(nn.Module):
         if self.prefix is None or not self.prefix.rotary:
             return None
         position = torch.arange(self.prefix.num_tokens, device=self.before.device)
-        cos, sin = self.backbone.rotary_emb(self.prefix.key_bias, position[None])
+        embedding = cast(nn.Module, self.backbone.rotary_emb)
+        cos, sin = embedding(self.prefix.key_bias, position[None])
         return cos[0], sin[0]
 
     def _prefix_states(self, batch: SequenceBatch, width: int) -> PrefixStates | None:

@@ -203,6 +203,13 @@ def test_causal_model_trains_on_last_targets_too():
     torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
 
 
+def test_as_many_items_as_rows_have_a_target_a_row():
+    model = recommender(prefix={})
+    batch = batch_of([], [1, 2], target=[3, 4])
+    expected = F.cross_entropy(scores(model, batch), batch.target)
+    torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('scope', ['causal', 'user'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])

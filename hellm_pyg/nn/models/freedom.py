@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import coalesce, scatter
+from torch_geometric.utils import coalesce
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
-from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
-from hellm_pyg.nn.models.multimodal import (
-    ItemFeatures,
+from hellm_pyg.nn.models.item_graph import (
     csr_matrices,
     neighbor_pairs,
     normalize_pairs,
-    triple_loss,
+    plain_tensor,
+    unchanged,
 )
+from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
+from hellm_pyg.nn.models.multimodal import ProjectedFeatures, triple_loss
 from hellm_pyg.nn.spmm import spmm
 
 
@@ -25,13 +26,13 @@ class FREEDOM(GraphRecommender):
     Structures for Multimodal Recommendation"
     <https://arxiv.org/abs/2211.06924>`_.
 
-    With the mean :math:`\mathbf{z}` of the LightGCN layers and the binary
-    :math:`K`-nearest-neighbour matrices :math:`\mathbf{N}^m`, whose two sides
-    are normalised by their row sums,
+    With the mean :math:`\mathbf{z}` of the LightGCN layers on the tables
+    :math:`\mathbf{Z}^{(0)}`, and binary :math:`K`-nearest-neighbour matrices
+    :math:`\mathbf{N}^m` that are normalised by their row sums on both sides,
 
     .. math::
         \mathbf{e}_u &= \mathbf{z}_u, \qquad \mathbf{e}_i = \mathbf{z}_i +
-        (\mathbf{S}^{L_I} \mathbf{Q})_i, \qquad \mathbf{S} = \sum_m \mu_m
+        (\mathbf{S}^{L_I} \mathbf{Z}^{(0)}_I)_i, \qquad \mathbf{S} = \sum_m \mu_m
         \mathbf{D}_m^{-1/2} \mathbf{N}^m \mathbf{D}_m^{-1/2}
 
         \mathcal{L} &= \frac{1}{B} \sum_{(u,i,j)} \left[ \ell(\mathbf{e}_u,
@@ -91,7 +92,9 @@ class FREEDOM(GraphRecommender):
         ):
             if value < 0:
                 raise ValueError(f"'{name}' must not be negative (got {value})")
-        self.features = ItemFeatures(num_items, feature_dims, trainable_features)
+        self.features = ProjectedFeatures(
+            num_items, feature_dims, embedding_dim, trainable_features
+        )
         names = list(self.features.dims)
         weights = modality_weights or {name: 1 / len(names) for name in names}
         if set(weights) != set(names) or min(weights.values()) <= 0:
@@ -106,12 +109,108 @@ class FREEDOM(GraphRecommender):
         self.bipartite = BipartiteLightGCN(
             num_users, num_items, embedding_dim, num_layers
         )
-        self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
-        self.projection = torch.nn.ModuleDict(
-            {m: torch.nn.Linear(dim, embedding_dim) for m, dim in feature_dims.items()}
-        )
         # The seed stands for the graph, whose size only the data know.
         self.register_buffer('pruning_seed', torch.tensor(-1))
         self._item_graph: tuple[list[Tensor], Tensor, Tensor] | None = None
         self._pruned: tuple[Tensor, int, Tensor] | None = None
         self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws tables and projections anew; features start as the data's."""
+        self.bipartite.reset_parameters()
+        self.features.reset_parameters()
+
+    def on_epoch_start(self, data: HeteroData) -> None:
+        """Draws the interactions that this epoch trains on."""
+        self.pruning_seed.copy_(torch.randint(2**62, ()))
+
+    def encode(self, data: HeteroData) -> Vectors:
+        """Returns all user vectors [U, D] and all item vectors [I, D]."""
+        self.check_size(data)
+        if self.training and self.edge_dropout > 0:
+            z = self.bipartite.get_embedding(self.pruned_adjacency(data))
+            user, item = z.split(self.bipartite.sizes)
+        else:
+            user, item = self.bipartite.propagate(data)
+        h = self.bipartite.embedding.weight[self.num_users :]
+        matrix, transposed = self.item_graph(data)
+        for _ in range(self.num_item_layers):
+            h = spmm(matrix, transposed, h)
+        return user, item + h
+
+    def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
+        """Returns the mean loss of the triples, a scalar."""
+        encoded = self.encode(data)
+        loss = self.ranking_loss(encoded, batch, 0.0)
+        if self.lambda_modality == 0:
+            return loss
+        user, size = encoded[0][batch.user], batch.num_targets
+        index = torch.cat([batch.pos_item, batch.neg_item.flatten()])
+        for name in self.features.dims:
+            pos, neg = self.features.project(data, name, index).tensor_split([size])
+            terms = triple_loss(user, pos, neg.view(size, -1, pos.size(1)))
+            known = self.features.present(data, name)[index]
+            known = known[:size] & known[size:].view(size, -1).all(dim=1)
+            loss = loss + self.lambda_modality * terms.where(known, 0.0).mean()
+        return loss
+
+    def item_graph(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        """Returns the item graph [I, I] and its transpose, both CSR.
+
+        It is kept for as long as the data holds the same tensors.
+        """
+        sources = [neighbor_pairs(data, name) for name in self.modality_weights]
+        kept = self._item_graph
+        if kept is not None and unchanged(kept[0], sources):
+            return kept[1], kept[2]
+        with torch.inference_mode(False):
+            pairs = [plain_tensor(source) for source in sources]
+            weights = torch.tensor(list(self.modality_weights.values()))
+            weights = weights.to(pairs[0].device)
+            has = torch.zeros(self.num_items, len(pairs), device=weights.device)
+            for m, edges in enumerate(pairs):
+                has[edges[0], m] = 1
+            share = has * weights * (weights.sum() / (has @ weights)).unsqueeze(1)
+            values = [
+                share[edges[0], m]
+                * normalize_pairs(edges, weights.new_ones(edges.size(1)), len(has))
+                for m, edges in enumerate(pairs)
+            ]
+            joined, value = coalesce(torch.cat(pairs, dim=1), torch.cat(values))
+            matrices = csr_matrices(joined, value, self.num_items)
+        self._item_graph = sources, *matrices
+        return matrices
+
+    def pruned_adjacency(self, data: HeteroData) -> Tensor:
+        """Returns this epoch's normalised user-item graph, CSR [U + I, U + I]."""
+        if self.pruning_seed < 0:
+            self.on_epoch_start(data)
+        source = data['user', 'interacts', 'item'].edge_index
+        seed = int(self.pruning_seed)
+        kept = self._pruned
+        if kept is not None and kept[0] is source and kept[1] == seed:
+            return kept[2]
+        user, item = coalesce(plain_tensor(source))
+        rate = (user.bincount()[user] * item.bincount()[item]).double().rsqrt()
+        # The first arrivals at these rates are a weighted sample without replacement.
+        generator = torch.Generator().manual_seed(seed)
+        chance = torch.rand(user.numel(), generator=generator, dtype=torch.double)
+        arrival = -torch.log1p(-chance).to(rate.device) / rate
+        size = max(1, round((1 - self.edge_dropout) * user.numel()))
+        chosen = arrival.topk(size, largest=False).indices
+        user, item = user[chosen], item[chosen] + self.num_users
+        both = torch.stack([torch.cat([user, item]), torch.cat([item, user])])
+        num_nodes = self.num_users + self.num_items
+        ones = torch.ones(both.size(1), device=both.device)
+        value = normalize_pairs(both, ones, num_nodes)
+        adjacency = csr_matrices(both, value, num_nodes)[0]
+        self._pruned = source, seed, adjacency
+        return adjacency
+
+    def __repr__(self) -> str:
+        gcn = self.bipartite
+        return (
+            f'{self.__class__.__name__}({self.num_users}, {self.num_items}, '
+            f'{self.features.dims}, {gcn.embedding_dim}, '
+            f'num_layers={gcn.num_layers})'
+        )

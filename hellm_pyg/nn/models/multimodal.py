@@ -1,16 +1,13 @@
-"""What the multimodal baselines share: features, item graphs, a loss."""
+"""What the multimodal baselines share: features and a ranking loss."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import scatter, to_torch_csr_tensor
 
 
 class ItemFeatures(torch.nn.Module):
@@ -80,10 +77,10 @@ class ItemFeatures(torch.nn.Module):
     ) -> Tensor:
         """Returns the features of all items [I, F], or of some."""
         x, _ = self.raw(data, name)
-        offset = self.offset[name] if name in self.offset else None
+        offset: Tensor | None = self.offset.get(name)
         if index is not None:
             x = x[index]
-            offset = None if offset is None else offset[index]
+            offset = None if offset is None else F.embedding(index, offset)
         return x if offset is None else x.to(offset.dtype) + offset
 
     def present(self, data: HeteroData, name: str) -> Tensor:
@@ -93,6 +90,63 @@ class ItemFeatures(torch.nn.Module):
     def extra_repr(self) -> str:
         """Names and widths."""
         return ', '.join(f'{name}={width}' for name, width in self.dims.items())
+
+
+class ProjectedFeatures(ItemFeatures):
+    r"""Features of all modalities, each with a linear layer to a common width.
+
+    .. math::
+        \mathbf{m}_i = \mathbf{W}_m \mathbf{f}^m_i + \mathbf{b}_m
+
+    Args:
+        num_items: Number of items :math:`I`.
+        feature_dims: Width of each modality.
+        channels: The common width :math:`D`.
+        trainable: Whether the features are fine-tuned.
+
+    Raises:
+        ValueError: If there is no modality, or the data does not fit.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        feature_dims: Mapping[str, int],
+        channels: int,
+        trainable: bool = False,
+    ) -> None:
+        super().__init__(num_items, feature_dims, trainable)
+        self.linear = torch.nn.ModuleDict(
+            {name: torch.nn.Linear(dim, channels) for name, dim in self.dims.items()}
+        )
+
+    def reset_parameters(self) -> None:
+        """Draws the layers anew and sets the offsets to zero."""
+        super().reset_parameters()
+        for name, parameter in self.linear.named_parameters():
+            if name.endswith('weight'):
+                torch.nn.init.xavier_normal_(parameter)
+            else:
+                torch.nn.init.zeros_(parameter)
+
+    def project(
+        self,
+        data: HeteroData,
+        name: str,
+        index: Tensor | None = None,
+        normalize: bool = False,
+    ) -> Tensor:
+        """Returns the projected features of all items [I, D], or of some.
+
+        Args:
+            data: The data.
+            name: The modality.
+            index: Items; None for all.
+            normalize: Whether rows have unit length before the layer.
+        """
+        linear = self.linear[name]
+        x = self(data, name, index).to(linear.weight.dtype)
+        return linear(F.normalize(x, dim=-1) if normalize else x)
 
 
 def triple_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
@@ -113,52 +167,3 @@ def triple_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
     positive = (user * pos).sum(dim=-1, keepdim=True)
     negative = (user.unsqueeze(1) * neg).sum(dim=-1)
     return F.softplus(negative - positive).mean(dim=1)
-
-
-def neighbor_pairs(data: HeteroData, name: str) -> Tensor:
-    """Returns each item and its nearest neighbours, int64 of shape [2, nnz].
-
-    Raises:
-        ValueError: If the data has no neighbours of that modality.
-    """
-    relation = ('item', 'member_of', f'{name}_hyperedge')
-    if relation not in data.edge_types:
-        raise ValueError(
-            f'The data has no relation {relation} (got {data.edge_types}); apply the '
-            'transform KNNHyperedges first'
-        )
-    pairs = data[relation].edge_index
-    return pairs.as_tensor() if isinstance(pairs, EdgeIndex) else pairs
-
-
-def normalize_pairs(pairs: Tensor, value: Tensor, num_items: int) -> Tensor:
-    r"""Normalises a sparse matrix by its row sums on both sides.
-
-    .. math::
-        \mathbf{D}^{-1/2} \mathbf{S} \mathbf{D}^{-1/2}, \qquad
-        d_i = \sum_j s_{ij}
-
-    An item whose row sum is not positive gets the factor 0.
-
-    Args:
-        pairs: Row and column of each entry, :math:`[2, \mathrm{nnz}]`.
-        value: The entries, :math:`[\mathrm{nnz}]`.
-        num_items: Number of rows and columns.
-
-    Returns:
-        The normalised entries, :math:`[\mathrm{nnz}]`.
-    """
-    degree = scatter(value, pairs[0], dim_size=num_items, reduce='sum')
-    usable = degree > 0
-    scale = torch.where(usable, degree.where(usable, 1.0).rsqrt(), 0.0)
-    return value * scale[pairs[0]] * scale[pairs[1]]
-
-
-def csr_matrices(pairs: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Returns a square sparse matrix and its transpose as CSR tensors."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
-        return (
-            to_torch_csr_tensor(pairs, value, size),
-            to_torch_csr_tensor(pairs.flip(0), value, size),
-        )

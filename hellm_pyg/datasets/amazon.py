@@ -1,0 +1,254 @@
+"""Amazon reviews of 2014, 2018 and 2023, from the raw files to a graph."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.checkpoint import load_json, save_json
+from hellm_pyg.datasets.amazon_releases import RELEASES, Release
+from hellm_pyg.datasets.amazon_reviews_format import LineReport, read_products
+from hellm_pyg.datasets.amazon_tables import (
+    FIELDS,
+    TEMPLATE,
+    check_found,
+    item_columns,
+    read_log,
+)
+from hellm_pyg.datasets.cache import content_key
+from hellm_pyg.datasets.cached_graph import CachedGraph
+from hellm_pyg.datasets.download import fetch
+from hellm_pyg.datasets.export import export_tables
+from hellm_pyg.datasets.graph import interaction_graph
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.datasets.images import fetch_images
+from hellm_pyg.datasets.item_text import check_template
+from hellm_pyg.datasets.log import InteractionLog
+
+# Part of the cache's key: raised whenever the same files give other data.
+FORMAT = 1
+SHORT_NAMES = {'Toys': 'Toys_and_Games', 'Sports': 'Sports_and_Outdoors'}
+
+
+class AmazonReviews(CachedGraph):
+    r"""The reviews of a category of Amazon's products, as a graph.
+
+    The raw files, from `"Image-based Recommendations on Styles and Substitutes"
+    <https://arxiv.org/abs/1506.04757>`_ (2014), `"Justifying Recommendations using
+    Distantly-Labeled Reviews and Fine-Grained Aspects"
+    <https://aclanthology.org/D19-1018>`_ (2018) and `"Bridging Language and Items
+    for Retrieval and Recommendation" <https://arxiv.org/abs/2403.03952>`_ (2023),
+    are downloaded to :obj:`root/raw/<release>`, or taken from there, also
+    decompressed. Lines that hold no record are passed over and counted, see
+    :attr:`report`.
+
+    The result is that of :class:`~hellm_pyg.datasets.InteractionFiles`: all
+    interactions, sorted by user, then time (equal times keep the order of the
+    file); the first of a user's reviews of a product stays; users and products
+    are numbered in the order of their codes; times are seconds since 1970.
+    :obj:`data['item']` has :obj:`title` and, in :obj:`table`, the columns
+    :obj:`brand`, :obj:`category` (levels of the first path, joined by
+    :obj:`' > '`), :obj:`description`, :obj:`text` and :obj:`image_url`, empty
+    where missing. With :obj:`images`, the column :obj:`image` names a file in
+    :obj:`root/images`, and :obj:`data['item'].image_missing`, bool of shape
+    :math:`[I]`, marks the items without one.
+
+    .. csv-table:: Release of 2014
+        :header: Name, #users, #items, #interactions
+
+        Beauty, "22,363", "12,101", "198,502"
+        Sports_and_Outdoors (Sports), "35,598", "18,357", "296,337"
+        Toys_and_Games (Toys), "19,412", "11,924", "167,597"
+
+    Args:
+        root: Folder of raw files, images and the cache.
+        name: The category as it is written in the names of the files.
+        release: :obj:`'2014'`, :obj:`'2018'` or :obj:`'2023'`.
+        base_urls: http(s) addresses of folders that hold both files, tried in
+            this order; those of the publishers if :obj:`None`.
+        images: Whether to fetch the products' images (needs Pillow). What
+            failed is tried again with :obj:`force_reload`.
+        min_count: Users and products with fewer reviews are dropped until none
+            is left (k-core); 0 keeps all.
+        template: The column :obj:`text`: names of title and columns in braces.
+        transform: Applied at every access.
+        pre_transform: Applied before saving.
+        force_reload: Whether to process again.
+
+    Raises:
+        ValueError: If an argument is out of range, or a file cannot be
+            downloaded, is damaged or holds nothing of use.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        name: str = 'Beauty',
+        release: str = '2014',
+        base_urls: str | Sequence[str] | None = None,
+        images: bool = False,
+        min_count: int = 5,
+        template: str = TEMPLATE,
+        transform: Callable[[HeteroData], HeteroData] | None = None,
+        pre_transform: Callable[[HeteroData], HeteroData] | None = None,
+        force_reload: bool = False,
+    ) -> None:
+        if release not in RELEASES:
+            raise ValueError(
+                f"'release' needs to be one of {', '.join(RELEASES)} (got {release!r})"
+            )
+        if not re.fullmatch(r'[A-Za-z0-9_]+', name):
+            raise ValueError(
+                f"'name' needs letters, digits and '_', as in 'Beauty' or "
+                f"'Sports_and_Outdoors' (got {name!r})"
+            )
+        if min_count < 0:
+            raise ValueError(f"'min_count' needs to be at least 0 (got {min_count})")
+        check_template(template, FIELDS)
+        self.release = release
+        self.name = SHORT_NAMES.get(name, name)
+        self.base_urls = [base_urls] if isinstance(base_urls, str) else base_urls
+        self.images = images
+        self.min_count = min_count
+        self.template = template
+        super().__init__(
+            os.fspath(root), transform, pre_transform, None, False, force_reload
+        )
+        self.load_graph()
+        self.report: dict[str, Any] = load_json(self.processed_paths[2])
+
+    @property
+    def _release(self) -> Release:
+        return RELEASES[self.release]
+
+    @property
+    def raw_dir(self) -> str:
+        """Folder of the release's files, whose names those of others may equal."""
+        return os.path.join(self.root, 'raw', self.release)
+
+    @property
+    def raw_file_names(self) -> list[str]:
+        """Files of the reviews and of the products."""
+        names = []
+        for pattern in (self._release.reviews, self._release.products):
+            name = pattern.format(name=self.name)
+            plain = name.removesuffix('.gz')
+            names.append(plain if Path(self.raw_dir, plain).is_file() else name)
+        return names
+
+    @property
+    def image_folder(self) -> Path:
+        """Folder of the images."""
+        return Path(self.root) / 'images'
+
+    def download(self) -> None:
+        """Downloads the files that are not there."""
+        folders = self._release.folders
+        if self.base_urls is not None:
+            folders = tuple((base, base) for base in self.base_urls)
+        for path, bases in zip(self.raw_paths, zip(*folders, strict=True), strict=True):
+            if Path(path).suffix == '.gz':
+                name = Path(path).name
+                fetch([f'{base.rstrip("/")}/{name}' for base in bases], path)
+
+    def content_key(self) -> str:
+        """Hash of the raw files and the arguments."""
+        arguments = {
+            'format': FORMAT,
+            'release': self.release,
+            'name': self.name,
+            'images': self.images,
+            'min_count': self.min_count,
+            'template': self.template,
+            'pre_transform': self.pre_transform,
+        }
+        return content_key([Path(path) for path in self.raw_paths], arguments)
+
+    def process(self) -> None:
+        """Reads the files, and saves the graph and the report."""
+        reviews, products = (Path(path) for path in self.raw_paths)
+        reports = [LineReport(path.name) for path in (reviews, products)]
+        raw = read_log(reviews, self._release, reports[0])
+        log, dropped = self._filtered(raw)
+        found = dict(
+            read_products(products, self._release, set(map(str, log.items)), reports[1])
+        )
+        check_found(products, reports[1], len(log.items), len(found))
+        titles, table = item_columns(log.items, found, self.template)
+        ids = IdMap(log.users, log.items, titles)
+        images = (
+            fetch_images(table['image_url'], self.image_folder) if self.images else None
+        )
+        if images is not None:
+            table['image'] = images.files
+        data = interaction_graph(
+            ids,
+            torch.from_numpy(np.stack([log.user, log.item])),
+            torch.from_numpy(log.whole_time),
+            {},
+            table,
+            self.name,
+        )
+        if images is not None:
+            data['item'].image_missing = images.missing
+        if self.pre_transform is not None:
+            data = self.pre_transform(data)
+        report = {
+            'name': self.name,
+            'release': self.release,
+            'template': self.template,
+            'users': ids.num_users,
+            'items': ids.num_items,
+            'interactions': len(log),
+            'dropped': dropped,
+            'items without metadata': ids.num_items - len(found),
+            'files': [dataclasses.asdict(report) for report in reports],
+            'images': images and {'counts': images.counts, 'problems': images.problems},
+        }
+        save_json(self.processed_paths[2], report)
+        ids.save(self.processed_paths[1])
+        self.save([data], self.processed_paths[0])
+
+    def _filtered(self, raw: InteractionLog) -> tuple[InteractionLog, dict[str, int]]:
+        distinct = raw.chronological().first_of_pairs()
+        log = distinct.core(self.min_count).compact()
+        if len(log) == 0:
+            raise ValueError(
+                f"'min_count' leaves no interaction of '{self.raw_paths[0]}' (got "
+                f'{self.min_count}, for {len(distinct)} interactions)'
+            )
+        return log, {
+            'repeated': len(raw) - len(distinct),
+            'below min_count': len(distinct) - len(log),
+        }
+
+
+def prepare_amazon(
+    out: str | os.PathLike[str],
+    name: str = 'Beauty',
+    release: str = '2014',
+    root: str | os.PathLike[str] = 'data/amazon',
+    **arguments: Any,
+) -> tuple[AmazonReviews, dict[str, Path]]:
+    """Downloads and reads a category, and writes it as tables for recipes.
+
+    Args:
+        out: Folder of the tables.
+        name: The category.
+        release: The release.
+        root: Folder of raw files, images and the cache.
+        **arguments: Further arguments of :class:`AmazonReviews`.
+
+    Returns:
+        The data set, and the files of interactions and items.
+    """
+    dataset = AmazonReviews(root, name, release, **arguments)
+    return dataset, export_tables(dataset[0], dataset.ids, out)

@@ -1,0 +1,87 @@
+"""Sparse item-item graphs of nearest neighbours."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import scatter, to_torch_csr_tensor
+
+
+def unchanged(kept: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
+    """Whether these are the very same tensors."""
+    return all(old is new for old, new in zip(kept, now, strict=True))
+
+
+def plain_tensor(edge_index: Tensor) -> Tensor:
+    """Returns the ``[2, nnz]`` tensor of an edge index of either kind."""
+    return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+
+
+def neighbor_pairs(data: HeteroData, name: str) -> Tensor:
+    """Returns each item and its nearest neighbours, the data's edge index.
+
+    Raises:
+        ValueError: If the data has no neighbours of that modality.
+    """
+    relation = ('item', 'member_of', f'{name}_hyperedge')
+    if relation not in data.edge_types:
+        raise ValueError(
+            f'The data has no relation {relation} (got {data.edge_types}); apply the '
+            'transform KNNHyperedges first'
+        )
+    return data[relation].edge_index
+
+
+def normalize_pairs(pairs: Tensor, value: Tensor, num_items: int) -> Tensor:
+    r"""Normalises a sparse matrix by its row sums on both sides.
+
+    .. math::
+        \mathbf{D}^{-1/2} \mathbf{S} \mathbf{D}^{-1/2}, \qquad
+        d_i = \sum_j s_{ij}
+
+    An item whose row sum is not positive gets the factor 0.
+
+    Args:
+        pairs: Row and column of each entry, :math:`[2, \mathrm{nnz}]`.
+        value: The entries, :math:`[\mathrm{nnz}]`.
+        num_items: Number of rows and columns.
+
+    Returns:
+        The normalised entries, :math:`[\mathrm{nnz}]`.
+    """
+    degree = scatter(value, pairs[0], dim_size=num_items, reduce='sum')
+    usable = degree > 0
+    scale = torch.where(usable, degree.where(usable, 1.0).rsqrt(), 0.0)
+    return value * scale[pairs[0]] * scale[pairs[1]]
+
+
+def csr_matrices(pairs: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Returns a square sparse matrix and its transpose as CSR tensors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
+        return (
+            to_torch_csr_tensor(pairs, value, size),
+            to_torch_csr_tensor(pairs.flip(0), value, size),
+        )
+
+
+def nearest_rows(x: Tensor, k: int, block_size: int = 1024) -> Tensor:
+    r"""Returns the rows of the largest inner products with each row.
+
+    Args:
+        x: Vectors, :math:`[N, D]`.
+        k: Number of rows to find.
+        block_size: Number of rows compared with all at a time.
+
+    Returns:
+        Rows, best first, int64 of shape :math:`[N, \min(k, N)]`.
+    """
+    k = min(k, x.size(0))
+    if k == 0:
+        return x.new_empty(0, 0, dtype=torch.long)
+    return torch.cat([(b @ x.t()).topk(k).indices for b in x.split(block_size)])
