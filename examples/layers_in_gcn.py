@@ -34,9 +34,8 @@ user, item = bought.as_tensor()
 
 cluster = torch.tensor(data['item'].table['cluster'])
 votes = torch.zeros(data['user'].num_nodes, num_clusters)
-label = votes.index_add(0, user, F.one_hot(cluster[item], num_clusters).float()).argmax(
-    1
-)
+votes.index_add_(0, user, F.one_hot(cluster[item], num_clusters).float())
+label = votes.argmax(1)
 train = torch.rand(label.numel()) < 0.1
 
 

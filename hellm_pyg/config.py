@@ -179,8 +179,6 @@ class TrainConfig:
         _at_least(0, self, 'min_lr', 'warmup_epochs', 'save_minutes', 'seed')
         if self.clip is not None and not self.clip > 0:  # else it turns gradients
             raise ValueError(f"'clip' needs to be above 0 or null (got {self.clip})")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"'betas' needs to lie in [0, 1) (got {self.betas})")
 
 
 @dataclass(frozen=True)
@@ -232,16 +230,22 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 that reads ``1e-3`` as a number, as YAML 1.2 does."""
 
 
-_Loader.add_implicit_resolver(
-    'tag:yaml.org,2002:float',
-    re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
-    list('-+.0123456789'),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that :class:`_Loader` would read as a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        'tag:yaml.org,2002:float',
+        re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
+        list('-+.0123456789'),
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the known name that is closest to a mistyped one."""
-    return difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+    """Returns the known name that is closest to a mistyped one, in any case."""
+    lowered = {one.lower(): one for one in known}
+    return lowered[difflib.get_close_matches(name.lower(), lowered, 1, cutoff=0.0)[0]]
 
 
 def _expected(annotation: Any) -> str:
@@ -455,6 +459,7 @@ def save_config(config: Config, path: str | Path) -> None:
     """Writes a configuration as YAML; :func:`load_config` reads it back."""
     from hellm_pyg.checkpoint import atomic  # torch is slow to import
 
-    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    values = to_dict(config)
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     with atomic(path) as temporary:
         Path(temporary).write_text(text, encoding='utf-8')

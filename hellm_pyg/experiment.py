@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
 
 CONFIG, IDS, WEIGHTS = 'config.yaml', 'ids.json', 'model.safetensors'
 METRICS, RESULTS, LLM_FOLDER = 'metrics.json', 'evaluation.json', 'model'
+STATES = ('state', '.state.old')  # the second one while the first is swapped
+
+logger = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -155,6 +159,13 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
         )
     data, ids = build_data(config.data)
     check_catalogue(run_dir, ids)
+    trained_on = checkpoint.load_json(run_dir / METRICS).get('settings', {}).get('data')
+    if trained_on not in (None, data.fingerprint):
+        logger.warning(
+            '%s: the interactions or features have changed since it was trained; its '
+            'users and items are the same',
+            run_dir,
+        )
     model: Any
     if config.llm is None:
         model = build_model(config, data)
@@ -200,9 +211,13 @@ def evaluate_run(
 
 
 def _claim(run_dir: Path, config: Config) -> None:
-    """Writes the configuration into a run folder, or checks that it is the same."""
+    """Writes the configuration into a run folder, or checks that it is the same.
+
+    A folder without any state, of a run that failed at once, is there to be used.
+    """
     path = run_dir / CONFIG
-    if not path.is_file():
+    begun = any((run_dir / name).exists() for name in (*STATES, METRICS))
+    if not (path.is_file() and begun):
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from hellm_pyg.checkpoint import atomic
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import Id, IdMap
 from hellm_pyg.evaluation import Recommender, iter_rank
+from hellm_pyg.evaluation.scoring import TooFewItemsError
 
 FORMATS = ('.parquet', '.csv', '.jsonl')
 
@@ -85,8 +86,8 @@ def recommend(
     return [
         line
         for part in parts
-        for best in iter_rank(model, data, part, k, exclude_seen, **options)
-        for line in _lines(ids, *best)
+        for lines in _ranked(model, data, ids, part, k, exclude_seen, options)
+        for line in lines
     ]
 
 
@@ -126,8 +127,7 @@ def export_top_n(
     path, count = _checked(path), 0
     options['batch_size'] = batch_size
     with _writer(path, ids) as write:
-        for best in iter_rank(model, data, None, k, exclude_seen, **options):
-            lines = _lines(ids, *best)
+        for lines in _ranked(model, data, ids, None, k, exclude_seen, options):
             write(lines)
             count += len(lines)
     return count
@@ -149,6 +149,26 @@ def _new_users(ids: IdMap, histories: Sequence[Sequence[Any]]) -> SequenceBatch:
         )
     row = torch.arange(len(items)).repeat_interleave(length)
     return SequenceBatch(torch.full((len(items),), -1), torch.cat(items), row)
+
+
+def _ranked(
+    model: Recommender,
+    data: HeteroData,
+    ids: IdMap,
+    users: Tensor | SequenceBatch | None,
+    k: int,
+    exclude_seen: bool,
+    options: Mapping[str, Any],
+) -> Iterator[list[Recommendation]]:
+    """The lines of each batch of users; errors name users by their own ids."""
+    try:
+        for best in iter_rank(model, data, users, k, exclude_seen, **options):
+            yield _lines(ids, *best)
+    except TooFewItemsError as error:
+        name = (
+            'without an id' if error.user == -1 else repr(ids.user_id(int(error.user)))
+        )
+        raise TooFewItemsError(error.k, error.left, name) from None
 
 
 def _lines(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hellm_pyg.cli import app
+from hellm_pyg.cli import _split_ids, app
 from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
 
 COMMANDS = (
@@ -174,6 +174,7 @@ def test_unknown_ids_in_recommend(shop: Path) -> None:
     assert "unknown item id 'p999'" in message
     message = error('recommend', shop / 'seq', '-u', 'u01', '-k', NUM_ITEMS)
     assert "'k' needs to be at most" in message
+    assert "user 'u01' has" in message
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -252,11 +253,39 @@ def test_benchmark_without_a_checkout(
     assert 'checkout of the repository' in error('benchmark')
 
 
-def test_demo_is_handed_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_is_handed_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     module = types.ModuleType('hellm_pyg.demo')
     module.main = seen.append  # type: ignore[attr-defined]
-    module.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, 'hellm_pyg.demo', module)
-    hellm('demo', '--out', 'x')
-    assert seen == [['--out', 'x']]
+    hellm('demo', 'x')
+    assert seen == [['x']]
+    assert 'No such option' in hellm('demo', '--fast', code=2).stderr
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ('line', 'ids'),
+    [
+        (' a  b ', ['a', 'b']),
+        ('"red shoe" hat-7', ['red shoe', 'hat-7']),
+        ("it's back\\slash", ["it's", 'back\\slash']),
+        ('', []),
+    ],
+)
+def test_ids_of_a_history(line: str, ids: list[str]) -> None:
+    assert _split_ids(line) == ids
+
+
+def test_recommend_from_data_that_have_moved(shop: Path, tmp_path: Path) -> None:
+    arguments = ['recommend', shop / 'seq', '-u', 'u01', '-k', 2]
+    moved = [text for text in write_shop(tmp_path) if text.startswith('data.')]
+    assert hellm(*arguments, *moved).stdout == hellm(*arguments).stdout
+
+
+def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_run(*arguments: object) -> None:
+        raise ImportError('bitsandbytes is missing')
+
+    monkeypatch.setattr('hellm_pyg.experiment.load_run', load_run)
+    assert 'bitsandbytes' in error('recommend', 'run', '-u', '1')

@@ -54,7 +54,15 @@ def test_file_and_overrides(tmp_path: Path) -> None:
     [('1e-3', 1e-3), ('5E+2', 500.0), ('-1.5e3', -1500.0), ('.5e1', 5.0), ('2', 2.0)],
 )
 def test_numbers_with_exponents(text: str, value: float) -> None:
-    assert load_config(None, [f'train.min_lr={text}']).train.min_lr == value
+    config = load_config(None, [f'data.min_rating={text}'])
+    assert config.data.min_rating == value
+
+
+@pytest.mark.parametrize('text', ['1e5', '0E0', '-1.5e3', '007', 'null', 'ü'])
+def test_text_that_looks_like_a_number_stays_text(tmp_path: Path, text: str) -> None:
+    config = Config(DataConfig(interactions='a.csv', item=text))
+    save_config(config, tmp_path / 'config.yaml')
+    assert load_config(tmp_path / 'config.yaml') == config
 
 
 def test_sections_may_be_opened_and_closed() -> None:
@@ -72,6 +80,8 @@ def test_override_replaces_a_mapping() -> None:
 def test_another_model_drops_the_arguments_of_the_former() -> None:
     config = load_config('pretrain_best', ['model.name=SASRec', 'model.num_layers=1'])
     assert config.model == {'name': 'SASRec', 'num_layers': 1}
+    swapped = load_config('pretrain_best', ['model.num_layers=1', 'model.name=SASRec'])
+    assert swapped == config
     same = load_config('pretrain_best', ['model.name=HeLLMPre'])
     assert same.model == load_config('pretrain_best').model
 
@@ -136,7 +146,17 @@ def test_wrong_type_names_key_value_and_expectation(
 
 @pytest.mark.parametrize(
     'override',
-    ['train.batch_size=0', 'train.lr=-1', 'eval.ks=[]', 'eval.ks=[0]', 'train.lr=.nan'],
+    [
+        'train.batch_size=0',
+        'train.lr=-1',
+        'eval.ks=[]',
+        'eval.ks=[0]',
+        'train.lr=.nan',
+        'train.clip=-1',
+        'train.clip=0',
+        'train.seed=-1',
+        'train.min_lr=-1',
+    ],
 )
 def test_values_out_of_range(override: str) -> None:
     with pytest.raises(ValueError, match=r"'\w+' needs to .*\(got"):

@@ -130,3 +130,27 @@ def test_run_of_other_data_is_refused(tmp_path: Path) -> None:
     overrides = write_shop(moved)
     run = experiment.load_run(tmp_path / 'run', overrides[:2])
     assert run.config.data.interactions == str(moved / 'log.csv')
+
+
+def test_folder_of_a_run_that_failed_at_once_can_be_used(tmp_path: Path) -> None:
+    wrong = shop_config(tmp_path, 'sasrec', *SMALL, 'train.lr=1e30', 'train.clip=null')
+    with pytest.raises(ValueError, match='no state had been saved yet'):
+        experiment.pretrain(wrong, tmp_path / 'run')
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    experiment.pretrain(config, tmp_path / 'run')
+    assert experiment.load_run(tmp_path / 'run').config.train.lr == config.train.lr
+    with pytest.raises(ValueError, match=r"holds a run of another .*'train.lr'"):
+        experiment.pretrain(wrong, tmp_path / 'run')
+
+
+def test_changed_interactions_of_the_same_catalogue_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment.pretrain(shop_config(tmp_path, 'sasrec', *SMALL), tmp_path / 'run')
+    experiment.load_run(tmp_path / 'run')
+    assert 'have changed' not in caplog.text
+    log = tmp_path / 'log.csv'
+    first, *rest = log.read_text().splitlines(keepends=True)
+    log.write_text(first + ''.join(rest[:-1]))
+    experiment.load_run(tmp_path / 'run')
+    assert 'have changed since it was trained' in caplog.text

@@ -143,7 +143,7 @@ def test_more_than_can_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -
         recommend(LastItem(), data, ids, histories=[['asin-1']], k=30)
     path = tmp_path / 'top.csv'
     path.write_text('kept')
-    with pytest.raises(ValueError, match="'k' needs"):
+    with pytest.raises(ValueError, match=r"'k' needs .*user \d{3,} has"):
         export_top_n(LastItem(), data, ids, path, k=25, batch_size=4)
     assert path.read_text() == 'kept'
     assert list(tmp_path.iterdir()) == [path]

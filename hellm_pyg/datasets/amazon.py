@@ -14,7 +14,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import load_json, save_json
-from hellm_pyg.datasets.amazon_releases import RELEASES, Release
+from hellm_pyg.datasets.amazon_releases import RELEASES
 from hellm_pyg.datasets.amazon_reviews_format import LineReport, read_products
 from hellm_pyg.datasets.amazon_tables import (
     FIELDS,
@@ -47,8 +47,7 @@ class AmazonReviews(CachedGraph):
     <https://aclanthology.org/D19-1018>`_ (2018) and `"Bridging Language and Items
     for Retrieval and Recommendation" <https://arxiv.org/abs/2403.03952>`_ (2023),
     are downloaded to :obj:`root/raw/<release>`, or taken from there, also
-    decompressed. Lines that hold no record are passed over and counted, see
-    :attr:`report`.
+    decompressed. :attr:`report` counts the lines that hold no record.
 
     The result is that of :class:`~hellm_pyg.datasets.InteractionFiles`: all
     interactions, sorted by user, then time (equal times keep the order of the
@@ -114,8 +113,11 @@ class AmazonReviews(CachedGraph):
             raise ValueError(f"'min_count' needs to be at least 0 (got {min_count})")
         check_template(template, FIELDS)
         self.release = release
+        self._release = RELEASES[release]
         self.name = SHORT_NAMES.get(name, name)
         self.base_urls = [base_urls] if isinstance(base_urls, str) else base_urls
+        if self.base_urls is not None and not self.base_urls:
+            raise ValueError("'base_urls' needs at least one address (got none)")
         self.images = images
         self.min_count = min_count
         self.template = template
@@ -124,10 +126,6 @@ class AmazonReviews(CachedGraph):
         )
         self.load_graph()
         self.report: dict[str, Any] = load_json(self.processed_paths[2])
-
-    @property
-    def _release(self) -> Release:
-        return RELEASES[self.release]
 
     @property
     def raw_dir(self) -> str:
@@ -176,18 +174,15 @@ class AmazonReviews(CachedGraph):
         """Reads the files, and saves the graph and the report."""
         reviews, products = (Path(path) for path in self.raw_paths)
         reports = [LineReport(path.name) for path in (reviews, products)]
-        raw = read_log(reviews, self._release, reports[0])
-        log, dropped = self._filtered(raw)
-        found = dict(
-            read_products(products, self._release, set(map(str, log.items)), reports[1])
-        )
+        log, dropped = self._filtered(read_log(reviews, self._release, reports[0]))
+        codes = set(map(str, log.items))
+        found = dict(read_products(products, self._release, codes, reports[1]))
         check_found(products, reports[1], len(log.items), len(found))
         titles, table = item_columns(log.items, found, self.template)
         ids = IdMap(log.users, log.items, titles)
-        images = (
-            fetch_images(table['image_url'], self.image_folder) if self.images else None
-        )
-        if images is not None:
+        images = None
+        if self.images:
+            images = fetch_images(table['image_url'], self.image_folder)
             table['image'] = images.files
         data = interaction_graph(
             ids,

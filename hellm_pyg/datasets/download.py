@@ -6,12 +6,12 @@ import gzip
 import hashlib
 import logging
 import os
-import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
+from time import sleep
 
 from tqdm import tqdm
 
@@ -169,7 +169,7 @@ class _Transfer:
                     raise
                 seconds = pause(error, failures, wait)
                 logger.info('%s; again in %.1f seconds', error, seconds)
-                time.sleep(seconds)
+                sleep(seconds)
 
     def _attempt(self) -> bool:
         """Whether the file came in one piece of known length."""

@@ -19,6 +19,23 @@ from hellm_pyg.evaluation.protocol import Recommender
 Precision = Literal['fp32', 'bf16']
 
 
+class TooFewItemsError(ValueError):
+    """A user has fewer items left than are asked for.
+
+    Args:
+        k: Number of items asked for.
+        left: Number of items that are left.
+        user: The user, by internal index or by original id.
+    """
+
+    def __init__(self, k: int, left: int, user: int | str) -> None:
+        self.k, self.left, self.user = k, left, user
+        super().__init__(
+            f"'k' needs to be at most the number of items that are left (got {k}, but "
+            f'user {user} has {left} unseen items): lower it or rank seen items, too'
+        )
+
+
 @contextmanager
 def inference(model: Recommender, precision: Precision = 'fp32') -> Iterator[None]:
     """Evaluation mode without gradients; restores every sub-module's own flag."""
@@ -90,16 +107,12 @@ def best(
     """Top items outside the masked pairs; ``scores`` is left untouched.
 
     Raises:
-        ValueError: If a row has fewer items left.
+        TooFewItemsError: If a row has fewer items left.
     """
     minus_infinity = scores.new_tensor(float('-inf'))
     scores = scores.index_put((row, col), minus_infinity)
     left = scores.isfinite().sum(dim=1, dtype=torch.int32)
     if bool((left < k).any()):
         worst = int(left.argmin())
-        raise ValueError(
-            f"'k' needs to be at most the number of items that are left (got {k}, but "
-            f'user {int(user[worst])} has {int(left[worst])} unseen items): lower '
-            f'it or rank seen items, too'
-        )
+        raise TooFewItemsError(k, int(left[worst]), int(user[worst]))
     return top_k(scores, k)

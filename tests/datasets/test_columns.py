@@ -63,7 +63,8 @@ def test_whole_numbers_of_any_type(kind):
 
 
 def test_text_of_any_type():
-    for kind in (pa.large_string(), pa.dictionary(pa.int8(), pa.string())):
+    texts = pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())
+    for kind in texts:
         assert encode(['b', 'a', 'b'], kind)[0] == ['a', 'b']
     assert encode([0, 86400], pa.timestamp('s'))[0][1].startswith('1970-01-02')
 
@@ -123,6 +124,9 @@ def test_sub_second_times_can_be_sorted():
         ([1, None], 'missing a value in row 2'),
         ([1.0, float('inf')], 'finite number in row 2 .got inf'),
         ([True], 'as times .got bool'),
+        ([1.0, 1e19], 'fit into 64 bits in row 2'),
+        (['1', '99999999999999999999'], 'fit into 64 bits in row 2'),
+        (np.array([2**64 - 1], dtype='uint64'), 'fit into 64 bits in row 1'),
     ],
 )
 def test_bad_time_names_file_row_and_value(values, match):

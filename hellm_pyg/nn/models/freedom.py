@@ -92,8 +92,9 @@ class FREEDOM(GraphRecommender):
         ):
             if value < 0:
                 raise ValueError(f"'{name}' must not be negative (got {value})")
+        # A bias would cancel in the difference of two items.
         self.features = ProjectedFeatures(
-            num_items, feature_dims, embedding_dim, trainable_features
+            num_items, feature_dims, embedding_dim, trainable_features, bias=False
         )
         names = list(self.features.dims)
         weights = modality_weights or {name: 1 / len(names) for name in names}

@@ -103,6 +103,7 @@ class ProjectedFeatures(ItemFeatures):
         feature_dims: Width of each modality.
         channels: The common width :math:`D`.
         trainable: Whether the features are fine-tuned.
+        bias: Whether there is :math:`\mathbf{b}_m`.
 
     Raises:
         ValueError: If there is no modality, or the data does not fit.
@@ -114,10 +115,14 @@ class ProjectedFeatures(ItemFeatures):
         feature_dims: Mapping[str, int],
         channels: int,
         trainable: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__(num_items, feature_dims, trainable)
         self.linear = torch.nn.ModuleDict(
-            {name: torch.nn.Linear(dim, channels) for name, dim in self.dims.items()}
+            {
+                name: torch.nn.Linear(dim, channels, bias)
+                for name, dim in self.dims.items()
+            }
         )
 
     def reset_parameters(self) -> None:

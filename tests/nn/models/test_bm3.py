@@ -44,7 +44,7 @@ def dense_outputs(model: BM3) -> tuple[Tensor, Tensor]:
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:
-    return x @ y / (x.norm() * y.norm())
+    return x @ y / (x.norm() * y.norm()).clamp(min=1e-8)
 
 
 def oracle(model: BM3) -> Tensor:

@@ -65,7 +65,6 @@ def oracle(model: FREEDOM, R: Tensor, layers: int = 1) -> tuple[Tensor, Tensor, 
     tables = {
         name: (features(name) + model.features.offset[name])
         @ model.features.linear[name].weight.t()
-        + model.features.linear[name].bias
         for name in DIMS
     }
     loss = torch.zeros((), dtype=torch.double)
@@ -125,14 +124,14 @@ def test_popular_pairs_are_dropped_more_often() -> None:
     model = make(edge_dropout=5.6 / 7)  # a single edge stays
     count = torch.zeros(NUM_USERS, NUM_ITEMS)
     torch.manual_seed(0)
-    rounds = 3000
+    rounds = 1000
     for _ in range(rounds):
         model.on_epoch_start(data)
         count += model.pruned_adjacency(data).to_dense()[:NUM_USERS, NUM_USERS:] > 0
     assert count.sum() == rounds
     share = count[edges[0], edges[1]] / rounds
     expected = torch.tensor([1 / 4] + [1 / 2] * 6)
-    torch.testing.assert_close(share, expected / expected.sum(), atol=0.03, rtol=0)
+    torch.testing.assert_close(share, expected / expected.sum(), atol=0.05, rtol=0)
 
 
 def test_no_dropout_trains_on_the_whole_graph() -> None:

@@ -78,8 +78,9 @@ def oracle(
     h = x[NUM_USERS:]
     for _ in range(layers):
         h = dense_item_graph(model, share, k) @ h
-    norm = h.pow(2).sum(dim=1, keepdim=True).sqrt()
-    user, item = z[:NUM_USERS], z[NUM_USERS:] + h / norm.clamp(min=1e-12)
+    norm = h.pow(2).sum(dim=1, keepdim=True)
+    norm = norm.where(norm > 0, 1.0).sqrt()  # of the item without features
+    user, item = z[:NUM_USERS], z[NUM_USERS:] + h / norm
     loss = torch.zeros((), dtype=torch.double)
     for u, i, j in zip(BATCH.user, BATCH.pos_item, BATCH.neg_item, strict=True):
         loss = loss - F.logsigmoid(user[u] @ (item[i] - item[j]))

@@ -1,0 +1,228 @@
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hellm_pyg.data.split import fold_in
+from hellm_pyg.datasets import AmazonReviews, InteractionFiles
+from hellm_pyg.datasets.amazon import prepare_amazon
+from hellm_pyg.datasets.amazon_releases import RELEASES
+from hellm_pyg.transforms import LeaveOneOut
+
+from .amazon_files import EDGES, IMAGE, REVIEWS, file_names, raw_files, write_raw
+from .test_interactions import edges_of
+
+TEXT = "Women's brush B001 Eco Beauty Tools & Accessories Soft & light"
+
+
+def load(root, release='2014', contents=None, **kwargs):
+    write_raw(root, release, 'Beauty', contents or raw_files(release))
+    return AmazonReviews(root, release=release, **{'min_count': 0, **kwargs})
+
+
+def report_of(dataset) -> dict:
+    return json.loads(Path(dataset.processed_paths[2]).read_text())
+
+
+@pytest.mark.parametrize('release', RELEASES)
+def test_releases(tmp_path, release):
+    dataset = load(tmp_path, release)
+    data = dataset[0]
+    assert edges_of(data) == EDGES
+    assert dataset.ids.users == ['A1', 'A2', 'A3']
+    assert dataset.ids.items == ['B001', 'B002', 'B003']
+    assert data.name == 'Beauty'
+    titles = ["Women's brush B001", "Women's brush B002", '']
+    assert data['item'].title == dataset.ids.titles == titles
+    table = data['item'].table
+    assert table == {
+        'brand': ['Eco', 'Eco', ''],
+        'category': ['Beauty > Tools & Accessories'] * 2 + [''],
+        'description': ['Soft & light'] * 2 + [''],
+        'text': [TEXT, TEXT.replace('B001', 'B002'), ''],
+        'image_url': [IMAGE, IMAGE, ''],
+    }
+    assert dataset.report == report_of(dataset)
+    assert dataset.report['items without metadata'] == 1
+    assert dataset.report['dropped'] == {'repeated': 0, 'below min_count': 0}
+    split = LeaveOneOut()(data)
+    assert split['user'].test_item.tolist() == [1, -1, 0]
+    assert fold_in(split)['user', 'item'].edge_index.size(1) == 6
+
+
+def test_downloads(server, tmp_path):
+    for name, content in zip(
+        file_names('2014', 'Toys_and_Games'), raw_files('2014'), strict=True
+    ):
+        server.add(f'/mirror/{name}', gzip.compress(content, mtime=0))
+    bases = [f'{server.url}/gone', f'{server.url}/mirror/']
+    arguments = {'name': 'Toys', 'base_urls': bases, 'min_count': 0}
+    data = AmazonReviews(tmp_path, **arguments)[0]
+    assert edges_of(data) == EDGES
+    assert data.name == 'Toys_and_Games'
+    asked = len(server.requests)
+    assert asked == 4
+    AmazonReviews(tmp_path, **arguments)
+    assert len(server.requests) == asked
+
+
+def test_download_that_fails_leaves_nothing_to_read(server, tmp_path):
+    reviews, products = file_names('2014', 'Beauty')
+    contents = [gzip.compress(content, mtime=0) for content in raw_files('2014')]
+    server.add(f'/{reviews}', contents[0])
+    server.add(f'/{products}', contents[1][:-20])
+    with pytest.raises(ValueError, match=f"{products}' cannot be downloaded"):
+        AmazonReviews(tmp_path, base_urls=server.url, min_count=0)
+    assert os.listdir(tmp_path / 'raw' / '2014') == [reviews]
+    assert not (tmp_path / 'processed').exists()
+    server.add(f'/{products}', contents[1])
+    dataset = AmazonReviews(tmp_path, base_urls=server.url, min_count=0)
+    assert edges_of(dataset[0]) == EDGES
+    assert len(server.asked(f'/{reviews}')) == 1
+
+
+def test_damaged_file_is_named_and_leaves_nothing(tmp_path):
+    write_raw(tmp_path, '2014', 'Beauty', raw_files('2014'))
+    path = tmp_path / 'raw' / '2014' / 'meta_Beauty.json.gz'
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"meta_Beauty\.json\.gz' is damaged or cut"):
+        AmazonReviews(tmp_path, min_count=0)
+    assert os.listdir(tmp_path / 'processed') == []
+
+
+def test_decompressed_files(tmp_path):
+    folder = tmp_path / 'raw' / '2014'
+    folder.mkdir(parents=True)
+    names = file_names('2014', 'Beauty')
+    for name, content in zip(names, raw_files('2014'), strict=True):
+        (folder / name.removesuffix('.gz')).write_bytes(content)
+    assert edges_of(AmazonReviews(tmp_path, min_count=0)[0]) == EDGES
+
+
+def test_byte_for_byte(tmp_path):
+    folders = []
+    for name in ('one', 'two'):
+        dataset = load(tmp_path / name)
+        folders.append(Path(dataset.processed_dir))
+    assert folders[0].name == folders[1].name
+    for file in ('data.pt', 'ids.json', 'report.json'):
+        one, two = ((folder / file).read_bytes() for folder in folders)
+        assert one == two, file
+
+
+def test_cache(tmp_path, monkeypatch):
+    first = load(tmp_path)
+    stamp = Path(first.processed_paths[0]).stat().st_mtime_ns
+    again = load(tmp_path)
+    assert Path(again.processed_paths[0]).stat().st_mtime_ns == stamp
+    other = load(tmp_path, template='{title}')
+    assert other.processed_dir != first.processed_dir
+    assert other[0]['item'].table['text'][0] == "Women's brush B001"
+    assert other[0].fingerprint == first[0].fingerprint
+    shorter = load(tmp_path, contents=raw_files('2014', REVIEWS[:-1]))
+    assert edges_of(shorter[0]) == EDGES[:6] + EDGES[7:]
+    Path(again.processed_paths[0]).write_bytes(b'broken')
+    with pytest.raises(ValueError, match='force_reload'):
+        load(tmp_path)
+    assert edges_of(load(tmp_path, force_reload=True)[0]) == EDGES
+
+
+def test_releases_do_not_take_each_others_files(tmp_path):
+    fingerprints = {load(tmp_path, r)[0].fingerprint for r in ('2014', '2018')}
+    assert len(fingerprints) == 1
+    assert sorted(os.listdir(tmp_path / 'raw')) == ['2014', '2018']
+
+
+def test_repeated_reviews_and_core(tmp_path):
+    rows = [*REVIEWS, ('A1', 'B001', 90), ('A9', 'B001', 5), ('A1', 'B009', 5)]
+    dataset = load(tmp_path, contents=raw_files('2014', rows), min_count=2)
+    data = dataset[0]
+    assert dataset.ids.users == ['A1', 'A2', 'A3']
+    assert edges_of(data)[:3] == [(0, 2, 50), (0, 0, 90), (0, 1, 100)]
+    assert dataset.report['dropped'] == {'repeated': 1, 'below min_count': 2}
+    with pytest.raises(ValueError, match=r"'min_count' leaves no .*got 5, for 10"):
+        load(tmp_path, contents=raw_files('2014', rows), min_count=5)
+
+
+def test_bad_lines_are_reported(tmp_path, caplog):
+    reviews, products = raw_files('2014')
+    contents = (b'{"asin"\n' + reviews, products + b"{'asin': B001}\n[]\n")
+    dataset = load(tmp_path, contents=contents)
+    assert edges_of(dataset[0]) == EDGES
+    first, second = dataset.report['files']
+    assert (first['file'], first['lines'], first['bad']) == (
+        'reviews_Beauty_5.json.gz',
+        9,
+        1,
+    )
+    assert first['first_bad'][0][0] == 1
+    assert [line for line, _ in second['first_bad']] == [4, 5]
+    assert 'reviews_Beauty_5.json.gz: 1 of 9 lines hold no record' in caplog.text
+    assert '1 of 3 products are not in it' in caplog.text
+
+
+def test_files_that_hold_nothing_of_use(tmp_path):
+    reviews, products = raw_files('2014')
+    with pytest.raises(ValueError, match=r'no review among its 8 lines.*user_id'):
+        load(tmp_path, '2023', (reviews, products))
+    with pytest.raises(ValueError, match=r'none of the 3 products.*another category'):
+        load(tmp_path, '2014', (reviews, raw_files('2014', items=['B7'])[1]))
+    with pytest.raises(ValueError, match='no review among its 0 lines'):
+        load(tmp_path, '2018', (b'', products))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'release': '2016'}, "'release' needs to be one of 2014, 2018, 2023"),
+        ({'name': '../x'}, "'name' needs letters"),
+        ({'name': ''}, "'name' needs letters"),
+        ({'min_count': -1}, "'min_count' needs to be at least 0"),
+        ({'template': '{price}'}, "'template' may name title, brand"),
+        ({'base_urls': []}, "'base_urls' needs at least one"),
+        ({'base_urls': ['file:///tmp']}, 'only http and https'),
+    ],
+)
+def test_arguments(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        AmazonReviews(tmp_path, **kwargs)
+
+
+def test_images(server, tmp_path):
+    pytest.importorskip('PIL', reason='needs Pillow')
+    from .test_images import picture
+
+    url = server.add('/I/51.jpg', picture())
+    contents = list(raw_files('2014', image=url))
+    contents[1] = contents[1].replace(url.encode(), f'{server.url}/gone'.encode(), 1)
+    dataset = load(tmp_path, contents=contents, images=True)
+    item = dataset[0]['item']
+    assert item.image_missing.tolist() == [False, True, True]
+    assert item.table['image'][1:] == ['', '']
+    assert (dataset.image_folder / item.table['image'][0]).is_file()
+    counts = {'new': 1, 'no address': 1, 'not found': 1}
+    assert dataset.report['images']['counts'] == counts
+    asked = len(server.requests)
+    assert torch.equal(
+        load(tmp_path, contents=contents, images=True)[0]['item'].image_missing,
+        item.image_missing,
+    )
+    assert len(server.requests) == asked
+    server.add('/gone', picture())
+    again = load(tmp_path, contents=contents, images=True, force_reload=True)
+    assert again[0]['item'].image_missing.tolist() == [False, False, True]
+    assert len(server.asked('/I/51.jpg')) == 1
+
+
+def test_tables_for_recipes(tmp_path):
+    write_raw(tmp_path, '2014', 'Beauty', raw_files('2014'))
+    dataset, paths = prepare_amazon(tmp_path / 'out', root=tmp_path, min_count=0)
+    read = InteractionFiles(
+        tmp_path / 'cache', paths['interactions'], time='time', items=paths['items']
+    )
+    assert read[0].fingerprint == dataset[0].fingerprint
+    assert read[0]['item'].table == dataset[0]['item'].table
+    assert read.ids == dataset.ids
