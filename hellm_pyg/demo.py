@@ -124,17 +124,17 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
             load_config('lightgcn', [*data, f'model={{"name": "{name}"}}']), run
         )
     experiment.pretrain(
-        load_config('pretrain_best', [*data, 'train.epochs=30', 'train.eval_every=3']),
+        load_config('pretrain_best', [*data, 'train.epochs=20', 'train.eval_every=2']),
         pre,
     )
     experiment.pretrain(
-        load_config('sasrec', [*data, 'train.epochs=40', 'train.batch_size=64']), sasrec
+        load_config('sasrec', [*data, 'train.epochs=30', 'train.batch_size=64']), sasrec
     )
     tables = {'graph': str(pre), 'seq': str(sasrec), 'text': 'features:text'}
     llm = [
         f'llm.tables={json.dumps(tables)}',
         'llm.num_layers=8',
-        'train.epochs=4',
+        'train.epochs=3',
         'train.batch_size=16',
     ]
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)

@@ -273,6 +273,7 @@ def test_language_model_has_the_named_parts(
         tmp_path,
         f'llm.scope={scope}',
         f'llm.head={head}',
+        f'llm.head_channels={16 if head == "tied" else "null"}',
         f'train.targets={targets}',
         'train.max_len=9',
         'llm.token=[seq, text]',

@@ -66,6 +66,7 @@ def test_weights_of_phase_two_are_exact(
             'llm.token=[text, graph]',
             'llm.train_tables=[graph]',
             f'llm.head={head}',
+            f'llm.head_channels={16 if head == "tied" else "null"}',
             f'llm.projector_layers={projector_layers}',
             f'train.precision={precision}',
         ],

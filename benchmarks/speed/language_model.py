@@ -76,8 +76,8 @@ def main() -> None:
             f'dataset={args.dataset}',
             f'llm.tables={TABLES}',
             f'llm.num_layers={args.layers}',
+            'llm.train_tables=[]',
             f'llm.scope={scope}',
-            'llm.head_channels=128',
             f'train.targets={targets}',
         ]
         config = load_config('finetune_best', overrides)

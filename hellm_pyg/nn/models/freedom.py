@@ -14,8 +14,8 @@ from hellm_pyg.nn.models.item_graph import (
     neighbor_pairs,
     normalize_pairs,
     plain_tensor,
-    unchanged,
 )
+from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures, triple_loss
 from hellm_pyg.nn.spmm import spmm
@@ -112,8 +112,8 @@ class FREEDOM(GraphRecommender):
         )
         # The seed stands for the graph, whose size only the data know.
         self.register_buffer('pruning_seed', torch.tensor(-1))
-        self._item_graph: tuple[list[Tensor], Tensor, Tensor] | None = None
-        self._pruned: tuple[Tensor, int, Tensor] | None = None
+        self._item_graph: Kept[tuple[Tensor, Tensor]] = Kept()
+        self._pruned: Kept[Tensor] = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -161,26 +161,23 @@ class FREEDOM(GraphRecommender):
         It is kept for as long as the data holds the same tensors.
         """
         sources = [neighbor_pairs(data, name) for name in self.modality_weights]
-        kept = self._item_graph
-        if kept is not None and unchanged(kept[0], sources):
-            return kept[1], kept[2]
-        with torch.inference_mode(False):
-            pairs = [plain_tensor(source) for source in sources]
-            weights = torch.tensor(list(self.modality_weights.values()))
-            weights = weights.to(pairs[0].device)
-            has = torch.zeros(self.num_items, len(pairs), device=weights.device)
-            for m, edges in enumerate(pairs):
-                has[edges[0], m] = 1
-            share = has * weights * (weights.sum() / (has @ weights)).unsqueeze(1)
-            values = [
-                share[edges[0], m]
-                * normalize_pairs(edges, weights.new_ones(edges.size(1)), len(has))
-                for m, edges in enumerate(pairs)
-            ]
-            joined, value = coalesce(torch.cat(pairs, dim=1), torch.cat(values))
-            matrices = csr_matrices(joined, value, self.num_items)
-        self._item_graph = sources, *matrices
-        return matrices
+        return self._item_graph.get(sources, lambda: self._mix(sources))
+
+    def _mix(self, sources: list[Tensor]) -> tuple[Tensor, Tensor]:
+        pairs = [plain_tensor(source) for source in sources]
+        weights = torch.tensor(list(self.modality_weights.values()))
+        weights = weights.to(pairs[0].device)
+        has = torch.zeros(self.num_items, len(pairs), device=weights.device)
+        for m, edges in enumerate(pairs):
+            has[edges[0], m] = 1
+        share = has * weights * (weights.sum() / (has @ weights)).unsqueeze(1)
+        values = [
+            share[edges[0], m]
+            * normalize_pairs(edges, weights.new_ones(edges.size(1)), len(has))
+            for m, edges in enumerate(pairs)
+        ]
+        joined, value = coalesce(torch.cat(pairs, dim=1), torch.cat(values))
+        return csr_matrices(joined, value, self.num_items)
 
     def pruned_adjacency(self, data: HeteroData) -> Tensor:
         """Returns this epoch's normalised user-item graph, CSR [U + I, U + I]."""
@@ -188,9 +185,9 @@ class FREEDOM(GraphRecommender):
             self.on_epoch_start(data)
         source = data['user', 'interacts', 'item'].edge_index
         seed = int(self.pruning_seed)
-        kept = self._pruned
-        if kept is not None and kept[0] is source and kept[1] == seed:
-            return kept[2]
+        return self._pruned.get([source, seed], lambda: self._prune(source, seed))
+
+    def _prune(self, source: Tensor, seed: int) -> Tensor:
         user, item = coalesce(plain_tensor(source))
         rate = (user.bincount()[user] * item.bincount()[item]).double().rsqrt()
         # The first arrivals at these rates are a weighted sample without replacement.
@@ -204,9 +201,7 @@ class FREEDOM(GraphRecommender):
         num_nodes = self.num_users + self.num_items
         ones = torch.ones(both.size(1), device=both.device)
         value = normalize_pairs(both, ones, num_nodes)
-        adjacency = csr_matrices(both, value, num_nodes)[0]
-        self._pruned = source, seed, adjacency
-        return adjacency
+        return csr_matrices(both, value, num_nodes)[0]
 
     def __repr__(self) -> str:
         gcn = self.bipartite

@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import coalesce, scatter, softmax
+from torch_geometric.utils import coalesce, scatter
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.edges import Edges
 from hellm_pyg.nn.models.item_graph import plain_tensor
+from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 
 
@@ -100,7 +102,7 @@ class GRCN(GraphRecommender):
         )
         self.embedding = torch.nn.Embedding(num_nodes, embedding_dim)
         self.confidence = torch.nn.Embedding(num_nodes, len(feature_dims))
-        self._edges: tuple[Tensor, Tensor] | None = None
+        self._edges: Kept[Edges] = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -114,26 +116,23 @@ class GRCN(GraphRecommender):
     def encode(self, data: HeteroData) -> Vectors:
         """Returns all user vectors and all item vectors, (1 + M) D wide."""
         self.check_size(data)
-        user, item = self._interactions(data)
-        user_trust = self.confidence(user).unbind(dim=1)
-        item_trust = self.confidence(self.num_users + item).unbind(dim=1)
+        edges = self._interactions(data)
+        user_trust = F.embedding(edges.row, self.confidence.weight)
+        item_trust = F.embedding(self.num_users + edges.col, self.confidence.weight)
         users, items, to_user, to_item = [], [], [], []
         for m, name in enumerate(self.features.dims):
-            p, f, of_user, of_item = self._branch(data, name, user, item)
+            p, f, of_user, of_item = self._branch(data, name, edges)
             users.append(p)
             items.append(f)
-            to_user.append(of_user * item_trust[m])
-            to_item.append(of_item * user_trust[m])
+            to_user.append(of_user * item_trust[:, m])
+            to_item.append(of_item * user_trust[:, m])
         from_item = torch.stack(to_user).amax(dim=0).relu()
         from_user = torch.stack(to_item).amax(dim=0).relu()
         sizes = [self.num_users, self.num_items]
         x, y = F.normalize(self.embedding.weight, dim=-1).split(sizes)
         total_x, total_y = x, y
         for _ in range(2):
-            x, y = (
-                _collect(from_item, F.embedding(item, y), user, self.num_users),
-                _collect(from_user, F.embedding(user, x), item, self.num_items),
-            )
+            x, y = edges.sum(from_item, y), edges.sum(from_user, x, transpose=True)
             total_x, total_y = total_x + x, total_y + y
         return torch.cat([total_x, *users], dim=1), torch.cat([total_y, *items], dim=1)
 
@@ -152,39 +151,35 @@ class GRCN(GraphRecommender):
             penalty = penalty + F.embedding(batch.user, table).pow(2).mean()
         return loss + self.lambda_reg * penalty
 
-    def _interactions(self, data: HeteroData) -> Tensor:
-        """Distinct interactions, kept while the data hold the same tensor."""
+    def _interactions(self, data: HeteroData) -> Edges:
+        """Distinct interactions, users being rows."""
         source = data['user', 'interacts', 'item'].edge_index
-        if self._edges is None or self._edges[0] is not source:
-            with torch.inference_mode(False):
-                self._edges = source, coalesce(plain_tensor(source))
-        return self._edges[1]
+
+        def make() -> Edges:
+            pairs = coalesce(plain_tensor(source))
+            return Edges.from_pairs(pairs, self.num_users, self.num_items)
+
+        return self._edges.get([source], make)
 
     def _branch(
-        self, data: HeteroData, name: str, user: Tensor, item: Tensor
+        self, data: HeteroData, name: str, edges: Edges
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Vectors of users and items, attention of users and of items [E]."""
         present = self.features.present(data, name)
         f = F.leaky_relu(self.features.project(data, name))
         f = F.normalize(f, dim=-1) * present.unsqueeze(1)
         p = F.normalize(self.preference[name], dim=-1)
-        sends = present[item].nonzero().view(-1)
-        sender, receiver = item[sends], user[sends]
+        sends = present[edges.col]
         if not self.routing_bug:
-            near = F.embedding(sender, f)
             for _ in range(self.num_routing):
-                share = (F.embedding(receiver, p) * near).sum(dim=-1)
-                share = softmax(share, receiver, num_nodes=self.num_users)
-                drawn = _collect(share, near, receiver, self.num_users)
-                p = F.normalize(p + drawn, dim=-1)
-        x, y = F.embedding(user, p), F.embedding(item, f)
-        score = (x * y).sum(dim=-1)
-        to_item = softmax(score, item, num_nodes=self.num_items)
-        to_user = softmax(score[sends], receiver, num_nodes=self.num_users)
-        to_user = torch.zeros_like(score).index_copy(0, sends, to_user)
+                share = _attention(edges.dot(p, f), edges.row, self.num_users, sends)
+                p = F.normalize(p + edges.sum(share, f), dim=-1)
+        score = edges.dot(p, f)
+        to_user = _attention(score, edges.row, self.num_users, sends)
+        to_item = _attention(score, edges.col, self.num_items)
         return (
-            p + _collect(to_user, y, user, self.num_users),
-            f + _collect(to_item, x, item, self.num_items),
+            p + edges.sum(to_user, f),
+            f + edges.sum(to_item, p, transpose=True),
             to_user,
             to_item,
         )
@@ -196,6 +191,11 @@ class GRCN(GraphRecommender):
         )
 
 
-def _collect(weight: Tensor, x: Tensor, index: Tensor, size: int) -> Tensor:
-    """Sums weighted messages [E, D] at their receivers."""
-    return scatter(weight.unsqueeze(1) * x, index, dim_size=size, reduce='sum')
+def _attention(
+    score: Tensor, index: Tensor, size: int, sends: Tensor | None = None
+) -> Tensor:
+    """Softmax over the edges of each receiver, 0 where nothing is sent."""
+    # Inner products of unit vectors: there is nothing to subtract before exp.
+    weight = score.exp() if sends is None else score.exp() * sends
+    total = scatter(weight, index, dim_size=size, reduce='sum')
+    return weight / total.clamp(min=1e-12)[index]

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import scatter, to_torch_csr_tensor
-
-
-def unchanged(kept: Sequence[Tensor], now: Sequence[Tensor]) -> bool:
-    """Whether these are the very same tensors."""
-    return all(old is new for old, new in zip(kept, now, strict=True))
 
 
 def plain_tensor(edge_index: Tensor) -> Tensor:

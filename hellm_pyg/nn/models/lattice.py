@@ -18,8 +18,8 @@ from hellm_pyg.nn.models.item_graph import (
     neighbor_pairs,
     normalize_pairs,
     plain_tensor,
-    unchanged,
 )
+from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN, SymmetricLGConv
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 from hellm_pyg.nn.spmm import spmm
@@ -139,7 +139,7 @@ class LATTICE(GraphRecommender):
         self.register_buffer('similarity', torch.zeros(shape))
         self.register_buffer('mixture', torch.zeros(len(feature_dims)))
         self.register_buffer('fresh', torch.tensor(True))
-        self._raw: tuple[list[Tensor], list[Matrices]] | None = None
+        self._raw: Kept[list[Matrices]] = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -218,10 +218,8 @@ class LATTICE(GraphRecommender):
         names = list(self.features.dims)
         pairs = [neighbor_pairs(data, name) for name in names]
         raw = [self.features.raw(data, name)[0] for name in names]
-        sources = [*pairs, *raw]
-        if self._raw is not None and unchanged(self._raw[0], sources):
-            return self._raw[1]
-        with torch.inference_mode(False):
+
+        def make() -> list[Matrices]:
             matrices = []
             for source, features in zip(pairs, raw, strict=True):
                 edges, x = plain_tensor(source), F.normalize(features.float(), dim=-1)
@@ -230,8 +228,9 @@ class LATTICE(GraphRecommender):
                 )
                 value = normalize_pairs(edges, value, self.num_items)
                 matrices.append(csr_matrices(edges, value, self.num_items))
-        self._raw = sources, matrices
-        return matrices
+            return matrices
+
+        return self._raw.get([*pairs, *raw], make)
 
     def __repr__(self) -> str:
         gcn = self.bipartite

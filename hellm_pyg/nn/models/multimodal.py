@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.nn.models.kept import Kept
+
 
 class ItemFeatures(torch.nn.Module):
     r"""The features ``x_<m>`` of the data's items, missing rows being zero.
@@ -46,7 +48,9 @@ class ItemFeatures(torch.nn.Module):
         if trainable:
             for name, width in self.dims.items():
                 self.offset[name] = torch.nn.Parameter(torch.zeros(num_items, width))
-        self._kept: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._kept: dict[str, Kept[tuple[Tensor, Tensor]]] = {
+            name: Kept() for name in self.dims
+        }
 
     def reset_parameters(self) -> None:
         """Sets the offsets to zero."""
@@ -65,12 +69,12 @@ class ItemFeatures(torch.nn.Module):
                 f"The data needs 'x_{name}' of {self.dims[name]} channels as in "
                 f"'feature_dims' (got {got}); build the model for these data"
             )
-        kept = self._kept.get(name)
-        if kept is None or kept[0] is not source:
-            with torch.inference_mode(False):
-                x = source.detach().nan_to_num(0.0)
-                kept = self._kept[name] = source, x, (x != 0).any(dim=1)
-        return kept[1], kept[2]
+
+        def make() -> tuple[Tensor, Tensor]:
+            x = source.nan_to_num(0.0)
+            return x, (x != 0).any(dim=1)
+
+        return self._kept[name].get([source], make)
 
     def forward(
         self, data: HeteroData, name: str, index: Tensor | None = None
