@@ -57,8 +57,11 @@ def _training(results: list[dict[str, Any]]) -> list[str]:
     lines += ['', 'Seconds are of a machine that was doing other work as well.', '']
     for result in results:
         note = f' Backbone: {result["backbone"]}.' if result.get('backbone') else ''
-        commit = (result['validation'].get('commit') or '')[:12]
-        lines.append(f'- `{result["name"]}`: `{result["command"]}` at {commit}.{note}')
+        commit, trained = result['commit'], result['validation'].get('commit')
+        at = f'at {commit[:12]}' if commit else 'outside a checkout'
+        if trained and trained != commit:
+            at += f', trained at {trained[:12]}'
+        lines.append(f'- `{result["name"]}`: `{result["command"]}` {at}.{note}')
     return lines
 
 

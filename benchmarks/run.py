@@ -96,6 +96,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     from hellm_pyg import experiment
     from hellm_pyg.checkpoint import load_json, load_tensors, save_json
     from hellm_pyg.config import load_config
+    from hellm_pyg.training.record import commit
 
     config = load_config(cell.recipe, cell.overrides)
     train = experiment.pretrain if config.llm is None else experiment.finetune
@@ -118,6 +119,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             **cell._asdict(),
             'command': f'hellm {phase} {cell.recipe} {" ".join(cell.overrides)} '
             f'--out {cell.run_dir}',
+            'commit': commit(),
             'validation': metrics,
             'trained_parameters': settings.get('trained_parameters'),
             'data_fingerprint': settings.get('data'),

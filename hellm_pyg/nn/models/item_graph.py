@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
@@ -29,6 +30,19 @@ def neighbor_pairs(data: HeteroData, name: str) -> Tensor:
             'transform KNNHyperedges first'
         )
     return data[relation].edge_index
+
+
+def cosines(pairs: Tensor, x: Tensor, block_size: int = 2**16) -> Tensor:
+    r"""Returns the cosine similarity of each pair's rows of ``x``.
+
+    Args:
+        pairs: Rows, int64 of shape :math:`[2, \mathrm{nnz}]`.
+        x: Features, :math:`[I, F]`.
+        block_size: Number of pairs gathered at a time.
+    """
+    x = F.normalize(x.float(), dim=-1)
+    blocks = pairs.split(block_size, dim=1)
+    return torch.cat([(x[i] * x[j]).sum(dim=-1) for i, j in blocks])
 
 
 def normalize_pairs(pairs: Tensor, value: Tensor, num_items: int) -> Tensor:
@@ -56,7 +70,10 @@ def normalize_pairs(pairs: Tensor, value: Tensor, num_items: int) -> Tensor:
 
 def csr_matrices(pairs: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Returns a square sparse matrix and its transpose as CSR tensors."""
-    with warnings.catch_warnings():
+    with (
+        warnings.catch_warnings(),
+        torch.sparse.check_sparse_tensor_invariants(enable=True),
+    ):
         warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
         return (
             to_torch_csr_tensor(pairs, value, size),

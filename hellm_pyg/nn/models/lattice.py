@@ -12,7 +12,9 @@ from torch_geometric.typing import Adj
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.edges import Edges
 from hellm_pyg.nn.models.item_graph import (
+    cosines,
     csr_matrices,
     nearest_rows,
     neighbor_pairs,
@@ -23,8 +25,6 @@ from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN, SymmetricLGConv
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 from hellm_pyg.nn.spmm import spmm
-
-Matrices = tuple[Tensor, Tensor]
 
 
 class RandomWalkLGConv(SymmetricLGConv):
@@ -130,16 +130,16 @@ class LATTICE(GraphRecommender):
         self.bipartite = BipartiteLightGCN(
             num_users, num_items, embedding_dim, num_layers
         )
-        self.bipartite.convs = torch.nn.ModuleList(
-            RandomWalkLGConv() for _ in range(num_layers)
-        )
+        convs = [RandomWalkLGConv() for _ in range(num_layers)]
+        self.bipartite.convs = torch.nn.ModuleList(convs)
         self.modality_logit = torch.nn.Parameter(torch.empty(len(feature_dims)))
         shape = (len(feature_dims), num_items, num_neighbors)
         self.register_buffer('neighbor', torch.full(shape, -1))  # -1: nobody
         self.register_buffer('similarity', torch.zeros(shape))
         self.register_buffer('mixture', torch.zeros(len(feature_dims)))
         self.register_buffer('fresh', torch.tensor(True))
-        self._raw: Kept[list[Matrices]] = Kept()
+        self._learned: Kept[list[Edges]] = Kept()
+        self._raw: Kept[list[Vectors]] = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -158,7 +158,9 @@ class LATTICE(GraphRecommender):
             near = nearest_rows(x[node], self.neighbor.size(2))
             self.neighbor[m] = -1
             self.neighbor[m, node, : near.size(1)] = node[near]
-        self.similarity.copy_(self._similarities(data))
+        self.similarity.zero_()
+        known = self.neighbor >= 0
+        self.similarity[known] = torch.cat(self._similarities(data)).to(self.similarity)
         self.mixture.copy_(self.modality_logit)
         self.fresh.fill_(True)
 
@@ -180,9 +182,12 @@ class LATTICE(GraphRecommender):
         return loss
 
     def _propagate_items(self, data: HeteroData) -> Tensor:
-        similarity, logit = self.similarity, self.mixture
+        logit: Tensor = self.mixture
         if self.refresh == 'step' or (self.training and bool(self.fresh)):
-            similarity, logit = self._similarities(data), self.modality_logit
+            learned, logit = self._similarities(data), self.modality_logit
+        else:
+            pairs = zip(self.similarity, self.neighbor, strict=True)
+            learned = [value[neighbor >= 0] for value, neighbor in pairs]
         has = torch.stack([self.features.present(data, m) for m in self.features.dims])
         weight = torch.exp(logit - logit.max()).unsqueeze(1) * has
         weight = weight / weight.sum(dim=0).clamp(min=1e-12)  # [M, I]
@@ -191,42 +196,46 @@ class LATTICE(GraphRecommender):
         h = self.bipartite.embedding.weight[self.num_users :]
         for _ in range(self.num_item_layers):
             out = torch.zeros_like(h)
-            for m, (matrix, transposed) in enumerate(raw):
-                learned = _weighted_sum(similarity[m], self.neighbor[m], h)
-                part = self.raw_share * spmm(matrix, transposed, h)
-                out = out + weight[m] * (part + (1 - self.raw_share) * learned)
+            for m, edges in enumerate(self._learned_edges()):
+                part = self.raw_share * spmm(*raw[m], h)
+                part = part + (1 - self.raw_share) * edges.sum(learned[m], h)
+                out = out + weight[m] * part
             h = out
         return h
 
-    def _similarities(self, data: HeteroData) -> Tensor:
-        """Normalised similarities of the learned graphs, [M, I, k]."""
-        out = []
-        for m, name in enumerate(self.features.dims):
-            x = F.normalize(self.features.project(data, name), dim=-1)
-            neighbor = self.neighbor[m]
-            near = F.embedding(neighbor.clamp(min=0), x)
-            value = torch.bmm(near, x.unsqueeze(2)).squeeze(2)
-            value = value.where(neighbor >= 0, 0.0)
-            degree = value.sum(dim=1)
-            usable = degree > 0
-            scale = torch.where(usable, degree.where(usable, 1.0).rsqrt(), 0.0)
-            out.append(value * scale.unsqueeze(1) * scale[neighbor.clamp(min=0)])
-        return torch.stack(out)
+    def _learned_edges(self) -> list[Edges]:
+        """Each item and its neighbours in the learned graphs."""
 
-    def _raw_matrices(self, data: HeteroData) -> list[Matrices]:
+        def make() -> list[Edges]:
+            out = []
+            for neighbor in self.neighbor:
+                item, place = (neighbor >= 0).nonzero(as_tuple=True)
+                pairs = torch.stack([item, neighbor[item, place]])
+                out.append(Edges.from_pairs(pairs, self.num_items, self.num_items))
+            return out
+
+        return self._learned.get([self.neighbor, self.neighbor._version], make)
+
+    def _similarities(self, data: HeteroData) -> list[Tensor]:
+        """Normalised similarities of the learned graphs, one an edge."""
+        out = []
+        for name, edges in zip(self.features.dims, self._learned_edges(), strict=True):
+            x = F.normalize(self.features.project(data, name), dim=-1)
+            pairs = torch.stack([edges.row, edges.col])
+            out.append(normalize_pairs(pairs, edges.dot(x, x), self.num_items))
+        return out
+
+    def _raw_matrices(self, data: HeteroData) -> list[Vectors]:
         """The graphs of raw features and their transposes, kept while data stay."""
         names = list(self.features.dims)
         pairs = [neighbor_pairs(data, name) for name in names]
         raw = [self.features.raw(data, name)[0] for name in names]
 
-        def make() -> list[Matrices]:
+        def make() -> list[Vectors]:
             matrices = []
-            for source, features in zip(pairs, raw, strict=True):
-                edges, x = plain_tensor(source), F.normalize(features.float(), dim=-1)
-                value = torch.cat(
-                    [(x[i] * x[j]).sum(-1) for i, j in edges.split(2**16, dim=1)]
-                )
-                value = normalize_pairs(edges, value, self.num_items)
+            for source, x in zip(pairs, raw, strict=True):
+                edges = plain_tensor(source)
+                value = normalize_pairs(edges, cosines(edges, x), self.num_items)
                 matrices.append(csr_matrices(edges, value, self.num_items))
             return matrices
 
@@ -239,9 +248,3 @@ class LATTICE(GraphRecommender):
             f'{self.features.dims}, {gcn.embedding_dim}, '
             f'num_layers={gcn.num_layers})'
         )
-
-
-def _weighted_sum(value: Tensor, neighbor: Tensor, x: Tensor) -> Tensor:
-    """Sums the neighbours' rows with these weights, [I, D]."""
-    near = F.embedding(neighbor.clamp(min=0), x)
-    return torch.bmm(value.unsqueeze(1).to(near.dtype), near).squeeze(1)
