@@ -227,9 +227,8 @@ class LATTICE(GraphRecommender):
 
     def _raw_matrices(self, data: HeteroData) -> list[Vectors]:
         """The graphs of raw features and their transposes, kept while data stay."""
-        names = list(self.features.dims)
-        pairs = [neighbor_pairs(data, name) for name in names]
-        raw = [self.features.raw(data, name)[0] for name in names]
+        pairs = [neighbor_pairs(data, name) for name in self.features.dims]
+        raw = [self.features.raw(data, name)[0] for name in self.features.dims]
 
         def make() -> list[Vectors]:
             matrices = []
