@@ -149,7 +149,7 @@ def main() -> None:
         )
     if args.out is not None:
         setting = {
-            'data': str(args.data),
+            'data': args.data and '/'.join(args.data.parts[-2:]),
             'size': [graph.num_rows, graph.num_cols, graph.size(1)],
             'width': args.width,
             'threads': args.threads,

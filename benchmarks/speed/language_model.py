@@ -26,6 +26,7 @@ from hellm_pyg.assembly import build_data, build_llm, build_loader
 from hellm_pyg.config import load_config
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.llm import LLMRecommender, backbone_label
+from hellm_pyg.training.record import commit
 
 TABLES = '{graph: "random:64", seq: "random:64", text: "features:text"}'
 
@@ -97,7 +98,8 @@ def main() -> None:
     for scope, row in rows.items():
         print(f'| {scope} |' + ''.join(f' {value:.0f} |' for value in row.values()))
     if args.out is not None:
-        settings = {**vars(args), 'out': str(args.out), 'cores': os.cpu_count()}
+        settings = {k: v for k, v in vars(args).items() if k != 'out'}
+        settings |= {'cores': os.cpu_count(), 'commit': commit()}
         args.out.write_text(json.dumps({'settings': settings, 'rows': rows}, indent=2))
 
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from hellm_pyg.assembly import build_data, build_loader, build_model
 from hellm_pyg.config import load_config
+from hellm_pyg.training.record import commit
 
 
 def main() -> None:
@@ -58,7 +59,8 @@ def main() -> None:
         step, epoch = row['step, s'], row['epoch, s']
         print(f'| {scope} | {step:.3f} | {epoch:.1f} | {step / base:.1f} |')
     if args.out is not None:
-        settings = {**vars(args), 'out': str(args.out), 'cores': os.cpu_count()}
+        settings = {k: v for k, v in vars(args).items() if k != 'out'}
+        settings |= {'cores': os.cpu_count(), 'commit': commit()}
         args.out.write_text(json.dumps({'settings': settings, 'rows': rows}, indent=2))
 
 
