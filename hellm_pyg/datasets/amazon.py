@@ -157,6 +157,11 @@ class AmazonReviews(CachedGraph):
                 name = Path(path).name
                 fetch([f'{base.rstrip("/")}/{name}' for base in bases], path)
 
+    @property
+    def processed_file_names(self) -> list[str]:
+        """The graph, the id map and the report."""
+        return [*super().processed_file_names, 'report.json']
+
     def content_key(self) -> str:
         """Hash of the raw files and the arguments."""
         arguments = {

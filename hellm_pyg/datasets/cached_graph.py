@@ -37,8 +37,8 @@ class CachedGraph(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> list[str]:
-        """The graph, the id map and the report."""
-        return ['data.pt', 'ids.json', 'report.json']
+        """The graph and the id map."""
+        return ['data.pt', 'ids.json']
 
     def _process(self) -> None:
         final, names = self._folder, self.processed_file_names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_geometric.data import HeteroData, InMemoryDataset
+from torch_geometric.data import HeteroData
 
 from hellm_pyg.datasets import features as feature_files
-from hellm_pyg.datasets.cache import content_key, whole_folder
+from hellm_pyg.datasets.cache import content_key
+from hellm_pyg.datasets.cached_graph import CachedGraph
 from hellm_pyg.datasets.graph import interaction_graph
 from hellm_pyg.datasets.ids import Id, IdMap
 from hellm_pyg.datasets.item_table import ItemTable, read_items, reorder
@@ -29,7 +29,7 @@ FORMAT = 1
 GENERIC_NAMES = {'sequences', 'interactions', 'ratings', 'reviews', 'data'}
 
 
-class InteractionFiles(InMemoryDataset):
+class InteractionFiles(CachedGraph):
     r"""Users, items and their interactions from files, in ids of any kind.
 
     The result is a :class:`~torch_geometric.data.HeteroData` with *all*
@@ -122,18 +122,10 @@ class InteractionFiles(InMemoryDataset):
             for modality, path in (features or {}).items()
         }
         self.name = name or _name(self.interactions)
-        self._folder = Path(root).expanduser() / 'processed' / self._key(pre_transform)
         super().__init__(
             os.fspath(root), transform, pre_transform, None, False, force_reload
         )
-        try:
-            self.load(self.processed_paths[0], HeteroData)
-            self.ids = IdMap.load(self.processed_paths[1])
-        except Exception as error:  # a damaged file fails in many ways
-            raise ValueError(
-                f"'{self.processed_dir}' cannot be read; 'force_reload=True' makes it "
-                f'anew ({error!r})'
-            ) from error
+        self.load_graph()
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -144,27 +136,6 @@ class InteractionFiles(InMemoryDataset):
     def _files(self) -> list[Path]:
         tables = [self.interactions, *([self.items] if self.items else [])]
         return [*tables, *self.features.values()]
-
-    @property
-    def processed_dir(self) -> str:
-        """The folder named by the contents of the files and the arguments."""
-        return str(self._folder)
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        """The graph and the id map."""
-        return ['data.pt', 'ids.json']
-
-    def _process(self) -> None:
-        final, names = self._folder, self.processed_file_names
-        complete = all((final / name).exists() for name in names)
-        if complete and not self.force_reload:
-            return
-        with whole_folder(final, names) as self._folder:
-            super()._process()
-            if self.force_reload:
-                shutil.rmtree(final, ignore_errors=True)
-        self._folder = final
 
     def process(self) -> None:
         """Reads, checks and filters the files, and saves the graph."""
@@ -280,7 +251,8 @@ class InteractionFiles(InMemoryDataset):
             out[modality] = x
         return out
 
-    def _key(self, pre_transform: object) -> str:
+    def content_key(self) -> str:
+        """Hash of the input files and the arguments."""
         arguments = {
             'format': FORMAT,
             'endings': [ending(path) for path in self._files],
@@ -292,7 +264,7 @@ class InteractionFiles(InMemoryDataset):
             'min_rating': self.min_rating,
             'min_count': self.min_count,
             'name': self.name,
-            'pre_transform': pre_transform,
+            'pre_transform': self.pre_transform,
         }
         return content_key(self._files, arguments)
 
