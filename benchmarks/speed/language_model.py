@@ -23,18 +23,20 @@ from typing import Any
 import torch
 
 from hellm_pyg.assembly import build_data, build_llm, build_loader
-from hellm_pyg.config import load_config
+from hellm_pyg.config import TrainConfig, load_config
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.llm import LLMRecommender, backbone_label
 from hellm_pyg.training.record import commit
+from hellm_pyg.training.schedule import build_optimizer
 
 TABLES = '{graph: "random:64", seq: "random:64", text: "features:text"}'
 
 
-def training(model: LLMRecommender, loader: Any, batches: int, rounds: int) -> float:
+def training(
+    model: LLMRecommender, loader: Any, config: TrainConfig, batches: int, rounds: int
+) -> float:
     """Item tokens a second, forward, backward and step."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    optimizer = build_optimizer(model, config)
     model.train()
     rates = []
     for epoch in range(rounds):
@@ -56,7 +58,7 @@ def ranking(model: LLMRecommender, data: Any, users: int, rounds: int) -> float:
         generator = torch.Generator().manual_seed(round_)
         drawn = torch.randperm(data['user'].num_nodes, generator=generator)[:users]
         start = time.perf_counter()
-        evaluate(model, data, 'test', users=drawn.sort().values, batch_size=128)
+        evaluate(model, data, 'test', users=drawn.sort().values, batch_size=64)
         rates.append(users / (time.perf_counter() - start))
     return statistics.median(rates)
 
@@ -88,7 +90,7 @@ def main() -> None:
         share = 1 if scope == 'causal' else 8  # a user-level row costs that much more
         rows[scope] = {
             'training, item tokens/s': training(
-                model, loader, max(1, args.batches // share), args.rounds
+                model, loader, config.train, max(1, args.batches // share), args.rounds
             ),
             'ranking, users/s': ranking(model, data, args.users // share, args.rounds),
         }
