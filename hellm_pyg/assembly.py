@@ -379,6 +379,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             max_len=config.train.max_len,
             dropout=llm.dropout,
             projector_layers=llm.projector_layers,
+            candidates=llm.candidates,
         )
     except TypeError as error:
         if 'LoraConfig' not in str(error):

@@ -77,6 +77,7 @@ class LLMConfig:
         train_tables: Names of ``tables`` that are trained on.
         token: Names of ``tables`` that make up an item's soft token.
         projector_layers: Layers between an item's embeddings and its token.
+        candidates: What competes in the loss: ``'all'`` items, or the ``'unseen'``.
         scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
         prefix: Arguments of ``GraphPrefix`` beside the name of the table that
             is pooled (``embedding``); :obj:`None` for no prefix.
@@ -97,6 +98,7 @@ class LLMConfig:
     train_tables: list[str] = field(default_factory=list)
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
     projector_layers: int = 2
+    candidates: Literal['all', 'unseen'] = 'all'
     scope: Literal['user', 'causal'] = 'causal'
     prefix: dict[str, Any] | None = None
     dropout: float = 0.0

@@ -97,6 +97,27 @@ class SequenceBatch:
         """Flat index of the last item of each row, :math:`[B]`."""
         return self.length.cumsum(0) - 1
 
+    @property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Target and item pairs: what stands in the history of each target.
+
+        The first vector counts targets, ascending, the second holds items. A
+        position's history ends with its own item; a row's has all its items.
+        """
+        if self.num_targets == self.item.numel() != self.batch_size:
+            count = self.position + 1
+            end = torch.arange(self.item.numel(), device=self.item.device)
+        else:
+            count, end = self.length, self.last
+        target = torch.arange(count.numel(), device=count.device)
+        target = target.repeat_interleave(count)
+        back = (
+            count.cumsum(0)[target]
+            - 1
+            - torch.arange(target.numel(), device=count.device)
+        )
+        return target, self.item[end[target] - back]
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""
         return _to(self, device)

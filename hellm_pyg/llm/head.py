@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hellm_pyg.llm.projector import FusedProjector
-
-# Logits that live at once: 64 MiB in fp32.
-CHUNK_ELEMENTS = 2**24
+from hellm_pyg.nn.scoring import Pairs, table_cross_entropy
 
 
 class ItemHead(nn.Module):
@@ -137,8 +135,14 @@ class ItemHead(nn.Module):
             scores = self.queries(x) @ vectors.t()
             return scores if bias is None else scores + bias
 
-    def loss(self, x: Tensor, target: Tensor, state: Tensor | None = None) -> Tensor:
-        r"""Returns the mean cross-entropy over all items.
+    def loss(
+        self,
+        x: Tensor,
+        target: Tensor,
+        state: Tensor | None = None,
+        hidden: Pairs = None,
+    ) -> Tensor:
+        r"""Returns the mean cross-entropy over the items.
 
         No more than :math:`2^{24}` scores live at once, whatever the number of
         targets.
@@ -147,110 +151,16 @@ class ItemHead(nn.Module):
             x: Read-out states, :math:`[N, H]`.
             target: Index of the right item of each state, :math:`[N]`.
             state: Item embeddings, :math:`[I, S]` (tied head only).
+            hidden: Items that a state does not choose from, see
+                :func:`~hellm_pyg.nn.scoring.table_cross_entropy`.
         """
         with torch.autocast(x.device.type, enabled=False):
             vectors, bias = self.items(state)
             query = self.queries(x)
-        return cross_entropy(query, vectors, bias, target)
+        return table_cross_entropy(query, vectors, target, bias=bias, hidden=hidden)
 
     def __repr__(self) -> str:
         return (
             f'{self.__class__.__name__}({self.kind!r}, {self.hidden_size}, '
             f'{self.num_items})'
         )
-
-
-def cross_entropy(
-    query: Tensor,
-    vectors: Tensor,
-    bias: Tensor | None,
-    target: Tensor,
-    chunk_size: int | None = None,
-) -> Tensor:
-    r"""Mean softmax cross-entropy of inner products, without all the logits.
-
-    .. math::
-        \frac{1}{N} \sum_{n=1}^{N} \left( \log \sum_{i=1}^{I}
-        \exp(\mathbf{q}_n^{\top} \mathbf{v}_i + c_i)
-        - \mathbf{q}_n^{\top} \mathbf{v}_{y_n} - c_{y_n} \right)
-
-    The gradients are taken chunk by chunk while the logits are at hand, so
-    nothing of size :math:`N \times I` is kept and nothing is computed twice.
-    Logits and softmax are fp32; under autocast the gradients' products run in
-    its type.
-
-    Args:
-        query: States, :math:`[N, k]`.
-        vectors: Items, :math:`[I, k]`.
-        bias: Biases of the items, :math:`[I]`, or :obj:`None`.
-        target: Right items, :math:`[N]`.
-        chunk_size: States at once; by default as many as keep
-            :math:`2^{24}` logits.
-    """
-    if chunk_size is None:
-        chunk_size = max(1, CHUNK_ELEMENTS // max(1, vectors.size(0)))
-    if not torch.is_grad_enabled():
-        query, vectors = query.detach(), vectors.detach()
-        bias = None if bias is None else bias.detach()
-    return _CrossEntropy.apply(query, vectors, bias, target, chunk_size)
-
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        vectors: Tensor,
-        bias: Tensor | None,
-        target: Tensor,
-        chunk_size: int,
-    ) -> Tensor:
-        need_query, need_vectors, need_bias = ctx.needs_input_grad[:3]
-        device = query.device.type
-        dtype = query.dtype
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        low = vectors.to(dtype)
-        grads = (
-            torch.empty_like(query) if need_query else None,
-            torch.zeros_like(vectors) if need_vectors else None,
-            torch.zeros_like(bias) if bias is not None and need_bias else None,
-        )
-        total = query.new_zeros(())
-        with torch.autocast(device, enabled=False):
-            for start in range(0, query.size(0), chunk_size):
-                rows = slice(start, start + chunk_size)
-                logits = query[rows] @ vectors.t()
-                if bias is not None:
-                    logits += bias
-                right = target[rows].unsqueeze(1)
-                at_right = logits.gather(1, right)
-                top, at_top = logits.max(dim=1, keepdim=True)
-                share = logits.softmax(dim=1)
-                # The largest share is at least 1 / I, so its log is finite.
-                total += (top - share.gather(1, at_top).log() - at_right).sum()
-                if not any(grad is not None for grad in grads):
-                    continue
-                # Softmax minus one-hot: the gradient of the summed loss.
-                grad = share.scatter_add_(1, right, -torch.ones_like(at_right))
-                if grads[2] is not None:
-                    grads[2].add_(grad.sum(dim=0))
-                grad = grad.to(dtype)
-                if grads[0] is not None:
-                    grads[0][rows] = grad @ low
-                if grads[1] is not None:
-                    grads[1].add_(grad.t() @ query[rows].to(dtype))
-        number = max(1, query.size(0))
-        ctx.save_for_backward(*grads)
-        ctx.number = number
-        return total / number
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad_output / ctx.number
-        grads = [
-            None if grad is None else grad * scale.to(grad.dtype)
-            for grad in ctx.saved_tensors
-        ]
-        return (*grads, None, None)

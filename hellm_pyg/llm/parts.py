@@ -20,11 +20,16 @@ def check_names(
     used: Sequence[str],
     trained: Sequence[str],
     scope: str,
+    candidates: str,
     max_len: int,
 ) -> None:
     """Refuses unknown scopes and names of tables that are not there or not read."""
     if scope not in ('user', 'causal'):
         raise ValueError(f"'scope' needs to be 'user' or 'causal' (got {scope!r})")
+    if candidates not in ('all', 'unseen'):
+        raise ValueError(
+            f"'candidates' needs to be 'all' or 'unseen' (got {candidates!r})"
+        )
     if max_len < 1:
         raise ValueError(f"'max_len' needs to be at least 1 (got {max_len})")
     if not names:

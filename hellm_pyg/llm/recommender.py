@@ -103,6 +103,10 @@ class LLMRecommender(nn.Module):
         dropout (float): Dropout on the item tokens. (default: :obj:`0.0`)
         projector_layers (int): Layers between an item's embeddings and its token.
             (default: :obj:`2`)
+        candidates (str): What competes in the loss: ``'all'`` items, or those
+            ``'unseen'`` in the history. Where seen items are not recommended, the
+            model need not learn to rank them, and what is like them, low.
+            (default: :obj:`"all"`)
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -126,12 +130,15 @@ class LLMRecommender(nn.Module):
         max_len: int = 50,
         dropout: float = 0.0,
         projector_layers: int = 2,
+        candidates: Literal['all', 'unseen'] = 'all',
     ) -> None:
         super().__init__()
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
         pooled = prefix is not None and prefix.pool
         used = [*names, *([prefix_embedding] if pooled else [])]
-        check_names(item_embeddings, names, used, train_embeddings, scope, max_len)
+        check_names(
+            item_embeddings, names, used, train_embeddings, scope, candidates, max_len
+        )
         self.prompt = prompt
         self.token_embeddings = names
         self.prefix_embedding = prefix_embedding
@@ -139,6 +146,7 @@ class LLMRecommender(nn.Module):
         self.max_len = max_len
         self.dropout = dropout
         self.projector_layers = projector_layers
+        self.candidates = candidates
         self.ids: IdMap | None = None
         self.llm = adapt(llm, lora)
         hidden_size = self.llm.config.hidden_size
@@ -230,8 +238,9 @@ class LLMRecommender(nn.Module):
         state = None
         if self.head.kind == 'tied':
             state = self.tables(self.token_embeddings)
+        hidden = batch.seen if self.candidates == 'unseen' else None
         with self._autocast():
-            return self.head.loss(states, batch.target, state)
+            return self.head.loss(states, batch.target, state, hidden)
 
     @torch.no_grad()
     def encode(self, data: HeteroData | None = None) -> EncodedCatalogue:

@@ -190,6 +190,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'max_len': model.max_len,
             'dropout': model.dropout,
             'projector_layers': model.projector_layers,
+            'candidates': model.candidates,
         },
         'tables': {
             name: [model.num_items, width]

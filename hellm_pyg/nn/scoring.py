@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Logits that live at once: 64 MiB in fp32.
+CHUNK_ELEMENTS = 2**24
+
+Pairs = tuple[Tensor, Tensor] | None
+
 
 def _slices(num_rows: int, chunk_size: int) -> list[slice]:
     return [slice(i, i + chunk_size) for i in range(0, num_rows, chunk_size)]
@@ -33,71 +38,121 @@ class _TableCrossEntropy(torch.autograd.Function):
     # nothing is recomputed and nothing wider than the inputs is kept.
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, table: Tensor, target: Tensor, chunk_size: int
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        hidden: Pairs,
+        chunk_size: int,
     ) -> Tensor:
+        device, dtype = x.device.type, table.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        grads = [
+            None if value is None or not needed else torch.zeros_like(value)
+            for value, needed in zip(
+                (x, table, bias), ctx.needs_input_grad, strict=False
+            )
+        ]
         loss = torch.zeros((), dtype=torch.float64, device=x.device)
-        need_grad = any(ctx.needs_input_grad[:2])
-        grad_x = torch.empty_like(x)
-        grad_table = torch.zeros_like(table)
-        for rows in _slices(x.size(0), chunk_size):
-            part, label = x[rows], target[rows]
-            logits = part @ table.t()
-            if logits.dtype in (torch.float16, torch.bfloat16):
-                logits = logits.float()
-            positive = logits.gather(1, label.unsqueeze(1))
-            top = logits.amax(dim=1, keepdim=True)
-            weight = logits.sub_(top).exp_()
-            total = weight.sum(dim=1, keepdim=True)
-            loss += (total.log() + top - positive).sum(dtype=torch.float64)
-            if need_grad:
-                weight, total = weight.to(table.dtype), total.to(table.dtype)
-                grad_x[rows] = (weight @ table) / total - table[label]
-                grad_table += weight.t() @ (part / total)
-                grad_table.index_add_(0, label, -part)
-        if need_grad:
-            ctx.save_for_backward(grad_x, grad_table)
-        count = max(x.size(0), 1)
-        ctx.count = count
-        return (loss / count).to(torch.promote_types(x.dtype, torch.float32))
+        with torch.autocast(device, enabled=False):
+            low = table.to(dtype)
+            for rows in _slices(x.size(0), chunk_size):
+                part, label = x[rows], target[rows].unsqueeze(1)
+                logits = part @ table.t()
+                if bias is not None:
+                    logits += bias
+                if logits.dtype in (torch.float16, torch.bfloat16):
+                    logits = logits.float()
+                _hide(logits, hidden, rows)
+                positive = logits.gather(1, label)
+                top = logits.amax(dim=1, keepdim=True)
+                share = logits.sub_(top).exp_()
+                total = share.sum(dim=1, keepdim=True)
+                loss += (total.log() + top - positive).sum(dtype=torch.float64)
+                if not any(grad is not None for grad in grads):
+                    continue
+                # Softmax minus one-hot: the gradient of the summed loss.
+                share = share.div_(total).scatter_add_(1, label, -torch.ones_like(top))
+                if grads[2] is not None:
+                    grads[2] += share.sum(dim=0).to(grads[2].dtype)
+                share = share.to(dtype)
+                if grads[0] is not None:
+                    grads[0][rows] = share @ low
+                if grads[1] is not None:
+                    grads[1] += share.t() @ part.to(dtype)
+        ctx.save_for_backward(*grads)
+        ctx.count = max(x.size(0), 1)
+        return (loss / ctx.count).to(torch.promote_types(x.dtype, torch.float32))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x, grad_table = ctx.saved_tensors
-        scale = grad / ctx.count
-        return (
-            grad_x * scale.to(grad_x.dtype),
-            grad_table * scale.to(grad_table.dtype),
-            None,
-            None,
-        )
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_output / ctx.count
+        grads = [
+            None if grad is None else grad * scale.to(grad.dtype)
+            for grad in ctx.saved_tensors
+        ]
+        return (*grads, None, None, None)
+
+
+def _hide(logits: Tensor, hidden: Pairs, rows: slice) -> None:
+    if hidden is None:
+        return
+    row, col = hidden
+    ends = torch.tensor([rows.start, rows.start + logits.size(0)], device=row.device)
+    start, end = torch.searchsorted(row, ends).tolist()
+    logits[row[start:end] - rows.start, col[start:end]] = -torch.inf
 
 
 def table_cross_entropy(
-    x: Tensor, table: Tensor, target: Tensor, chunk_size: int = 128
+    x: Tensor,
+    table: Tensor,
+    target: Tensor,
+    chunk_size: int | None = None,
+    *,
+    bias: Tensor | None = None,
+    hidden: Pairs = None,
 ) -> Tensor:
     r"""Cross-entropy over all rows of a table, in chunks of the targets.
 
     .. math::
         -\frac{1}{T} \sum_{t=1}^{T} \log \frac
-        {\exp(\mathbf{x}_t^{\top} \mathbf{e}_{y_t})}
-        {\sum_{i=1}^{I} \exp(\mathbf{x}_t^{\top} \mathbf{e}_i)}
+        {\exp(\mathbf{x}_t^{\top} \mathbf{e}_{y_t} + b_{y_t})}
+        {\sum_{i \notin \mathcal{H}_t} \exp(\mathbf{x}_t^{\top} \mathbf{e}_i + b_i)}
 
     Gradients are computed chunk by chunk in the forward pass: the memory is
-    that of ``chunk_size`` rows of logits, whatever :math:`T`. The result can
-    be differentiated once.
+    that of ``chunk_size`` rows of logits, whatever :math:`T`. Logits and
+    softmax have the table's precision; under autocast the gradients' products
+    run in its type. The result can be differentiated once.
 
     Args:
         x: Query vectors, float of shape :math:`[T, D]`.
         table: Item vectors, :math:`[I, D]`.
         target: Row of the table that is right, int64 of shape :math:`[T]`.
-        chunk_size: Number of targets scored at a time.
+        chunk_size: Number of targets scored at a time; :obj:`None` for as many
+            as keep :math:`2^{24}` logits.
+        bias: Bias :math:`b` of each item, :math:`[I]`.
+        hidden: Pairs of a query, ascending, and an item that it does not compete
+            with, two vectors :math:`[P]`: the sets :math:`\mathcal{H}_t`. A
+            target is never hidden.
 
     Raises:
         ValueError: If the shapes do not fit.
     """
+    if chunk_size is None:
+        chunk_size = max(1, CHUNK_ELEMENTS // max(1, table.size(0)))
     _check(x, table, 'target', target, chunk_size)
-    return _TableCrossEntropy.apply(x.to(table.dtype), table, target, chunk_size)
+    x = x.to(table.dtype)
+    if hidden is not None:
+        row, col = hidden
+        kept = col != target[row]
+        hidden = row[kept], col[kept]
+    if not torch.is_grad_enabled():  # a function's context would still ask for them
+        x, table = x.detach(), table.detach()
+        bias = None if bias is None else bias.detach()
+    return _TableCrossEntropy.apply(x, table, bias, target, hidden, chunk_size)
 
 
 class _CandidateScores(torch.autograd.Function):

@@ -6,80 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hellm_pyg.llm.head import ItemHead, cross_entropy
+from hellm_pyg.llm.head import ItemHead
 
 
-def inputs(n=7, k=5, i=11, dtype=torch.float32):
+def test_loss_hides_items_from_states():
     torch.manual_seed(0)
-    query = torch.randn(n, k, dtype=dtype, requires_grad=True)
-    vectors = torch.randn(i, k, dtype=dtype, requires_grad=True)
-    bias = torch.randn(i, dtype=dtype, requires_grad=True)
-    return query, vectors, bias, torch.randint(i, (n,))
-
-
-@pytest.mark.parametrize('chunk_size', [1, 3, 7, 100, None])
-@pytest.mark.parametrize('with_bias', [True, False])
-def test_cross_entropy_equals_the_dense_form(chunk_size, with_bias):
-    query, vectors, bias, target = inputs()
-    bias = bias if with_bias else None
-    leaves = [query, vectors] + ([bias] if with_bias else [])
-    logits = query @ vectors.t() + (bias if with_bias else 0)
-    expected = F.cross_entropy(logits, target)
-    out = cross_entropy(query, vectors, bias, target, chunk_size)
-    torch.testing.assert_close(out, expected)
-    ours = torch.autograd.grad(3 * out, leaves)
-    theirs = torch.autograd.grad(3 * expected, leaves)
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_cross_entropy_gradcheck():
-    query, vectors, bias, target = inputs(dtype=torch.double)
-    assert torch.autograd.gradcheck(
-        lambda q, v, b: cross_entropy(q, v, b, target, 2), (query, vectors, bias)
-    )
-
-
-def test_cross_entropy_of_frozen_vectors_and_without_grad():
-    query, vectors, _, target = inputs()
-    out = cross_entropy(query, vectors.detach(), None, target)
-    out.backward()
-    assert query.grad is not None
-    with torch.no_grad():
-        again = cross_entropy(query, vectors, None, target)
-    assert not again.requires_grad
-    torch.testing.assert_close(again, out.detach())
-
-
-def test_cross_entropy_never_holds_all_logits():
-    n, k, i = 64, 4, 1000
-    query = torch.randn(n, k, requires_grad=True)
-    vectors = torch.randn(i, k, requires_grad=True)
-    sizes = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                sizes.append(out.numel())
-            return out
-
-    with Watch():
-        cross_entropy(query, vectors, None, torch.zeros(n).long(), 8).backward()
-    assert max(sizes) == 8 * i
-
-
-def test_cross_entropy_under_autocast_keeps_fp32_logits():
-    query, vectors, bias, target = inputs(n=200, k=32, i=50)
-    expected = F.cross_entropy(query @ vectors.t() + bias, target)
-    wanted = torch.autograd.grad(expected, (query, vectors, bias))
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = cross_entropy(query, vectors, bias, target)
-    assert out.dtype == torch.float32
-    torch.testing.assert_close(out, expected)
-    grads = torch.autograd.grad(out, (query, vectors, bias))
-    for ours, theirs in zip(grads, wanted, strict=True):
-        assert ours.dtype == torch.float32
-        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+    head = ItemHead('tied', 8, 20, state_channels=6)
+    x, state, target = torch.randn(3, 8), torch.randn(20, 6), torch.tensor([4, 5, 6])
+    row, col = torch.tensor([0, 0, 2]), torch.tensor([1, 4, 7])
+    scores = head(x, state).index_put((row[[0, 2]], col[[0, 2]]), -torch.tensor(1e9))
+    expected = F.cross_entropy(scores, target)  # item 4 is the target of row 0
+    torch.testing.assert_close(head.loss(x, target, state, (row, col)), expected)
 
 
 def test_linear():

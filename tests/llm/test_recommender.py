@@ -196,6 +196,21 @@ def test_loss_is_the_mean_cross_entropy_over_targets(scope):
     torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
 
 
+@pytest.mark.parametrize('scope', ['causal', 'user'])
+def test_seen_items_need_not_compete(scope):
+    model = recommender(scope=scope, prefix={}, candidates='unseen')
+    target = [3, 1, 4, 1, 5, 9, 2] if scope == 'causal' else [3, 1, 4]
+    batch = batch_of(*HISTORIES, target=target)
+    logits = model.head(model(batch))
+    hide = torch.zeros(logits.shape, dtype=torch.bool)
+    hide[batch.seen] = True
+    hide[torch.arange(len(target)), batch.target] = False
+    expected = F.cross_entropy(logits.masked_fill(hide, -torch.inf), batch.target)
+    torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
+    with pytest.raises(ValueError, match="'candidates' needs to be .*got 'new'"):
+        recommender(candidates='new')
+
+
 def test_causal_model_trains_on_last_targets_too():
     model = recommender(prefix={})
     batch = batch_of(*HISTORIES, target=[3, 1, 4])

@@ -57,6 +57,57 @@ def test_cross_entropy_equals_the_plain_form(
     torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, [x, table]))
 
 
+@given(
+    num_targets=st.integers(1, 9),
+    num_items=st.integers(1, 7),
+    chunk_size=st.integers(1, 10) | st.none(),
+    num_pairs=st.integers(0, 30),
+)
+@settings(max_examples=40, deadline=None)
+def test_cross_entropy_with_bias_and_hidden_items(
+    num_targets: int, num_items: int, chunk_size: int | None, num_pairs: int
+) -> None:
+    x, table, target = _inputs(num_targets, num_items)
+    bias = torch.randn(num_items, dtype=torch.double, requires_grad=True)
+    row = torch.randint(num_targets, (num_pairs,)).sort().values
+    col = torch.randint(num_items, (num_pairs,))
+    loss = table_cross_entropy(
+        x, table, target, chunk_size, bias=bias, hidden=(row, col)
+    )
+    hide = torch.zeros(num_targets, num_items, dtype=torch.bool)
+    hide[row, col] = True
+    hide[torch.arange(num_targets), target] = False
+    logits = (x @ table.t() + bias).masked_fill(hide, -torch.inf)
+    expected = F.cross_entropy(logits, target)
+    torch.testing.assert_close(loss, expected)
+    leaves = [x, table, bias]
+    grads = torch.autograd.grad(3 * loss, leaves)
+    torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, leaves))
+
+
+def test_cross_entropy_of_frozen_tables_and_without_grad() -> None:
+    x, table, target = _inputs(5, 4)
+    loss = table_cross_entropy(x, table.detach(), target)
+    loss.backward()
+    assert x.grad is not None
+    with torch.no_grad():
+        again = table_cross_entropy(x, table, target)
+    assert not again.requires_grad
+    torch.testing.assert_close(again, loss.detach())
+
+
+def test_cross_entropy_under_autocast_keeps_fp32_logits() -> None:
+    x, table, target = _inputs(200, 50, 32, torch.float)
+    expected = F.cross_entropy(x @ table.t(), target)
+    wanted = torch.autograd.grad(expected, (x, table))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss = table_cross_entropy(x, table, target)
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(torch.autograd.grad(loss, (x, table)), wanted, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
 def test_gradients_by_finite_differences() -> None:
     x, table, target = _inputs(6, 4)
     assert torch.autograd.gradcheck(

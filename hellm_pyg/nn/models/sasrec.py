@@ -63,6 +63,10 @@ class SASRec(torch.nn.Module):
         loss: ``'softmax'``, ``'sampled_softmax'`` or ``'bce'``.
         feedforward_dim: Inner width of the blocks; None for :math:`4 D`.
         chunk_size: Number of targets scored at a time in the loss.
+        candidates: What competes in ``loss='softmax'``: ``'all'`` items, or those
+            ``'unseen'`` in the history that a target follows. Where seen items
+            are not recommended, the model need not learn to rank them, and what
+            is like them, low.
 
     Raises:
         ValueError: If an argument is out of range, or data or batch do not
@@ -82,6 +86,7 @@ class SASRec(torch.nn.Module):
         loss: str = 'softmax',
         feedforward_dim: int | None = None,
         chunk_size: int = 128,
+        candidates: str = 'all',
     ) -> None:
         super().__init__()
         for name, value in (
@@ -102,11 +107,21 @@ class SASRec(torch.nn.Module):
             raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
         if loss not in LOSSES:
             raise ValueError(f"'loss' must be one of {LOSSES} (got {loss!r})")
+        if candidates not in ('all', 'unseen'):
+            raise ValueError(
+                f"'candidates' must be 'all' or 'unseen' (got {candidates!r})"
+            )
+        if candidates == 'unseen' and loss != 'softmax':
+            raise ValueError(
+                f"'candidates' belongs to loss='softmax' (got 'unseen' with {loss!r}, "
+                'whose negatives are unseen anyway)'
+            )
         self.num_items = num_items
         self.embedding_dim = embedding_dim
         self.max_len = max_len
         self.objective = loss
         self.chunk_size = chunk_size
+        self.candidates = candidates
         self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
         self.position_embedding = torch.nn.Embedding(max_len, embedding_dim)
         self.dropout = torch.nn.Dropout(dropout)
@@ -159,6 +174,7 @@ class SASRec(torch.nn.Module):
         window = self._window(batch)
         states = self._states(table, window)
         target, negative = batch.target, batch.neg_item
+        hidden = batch.seen if self.candidates == 'unseen' else None
         if target is None:
             raise ValueError(
                 "'batch.target' is needed for the loss (got None); read the batch "
@@ -169,6 +185,10 @@ class SASRec(torch.nn.Module):
         elif target.numel() == batch.item.numel():
             target = target[window.kept]
             negative = None if negative is None else negative[window.kept]
+            if hidden is not None:
+                row, item = hidden
+                inside = window.kept[row]
+                hidden = (window.kept.cumsum(0) - 1)[row[inside]], item[inside]
         else:
             raise ValueError(
                 "'batch.target' must have one entry an item or one a row (got "
@@ -176,7 +196,9 @@ class SASRec(torch.nn.Module):
                 f'{batch.batch_size} rows)'
             )
         if self.objective == 'softmax':
-            return table_cross_entropy(states, table, target, self.chunk_size)
+            return table_cross_entropy(
+                states, table, target, self.chunk_size, hidden=hidden
+            )
         return self._sampled_loss(states, table, target, negative)
 
     def on_epoch_start(self, data: HeteroData) -> None:

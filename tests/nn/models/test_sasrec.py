@@ -162,6 +162,26 @@ def test_losses_and_gradients_equal_the_naive_ones(loss: str, chunk_size: int) -
     )
 
 
+@pytest.mark.parametrize('every', [True, False])
+@pytest.mark.parametrize('max_len', [2, 50])
+def test_seen_items_need_not_compete(every: bool, max_len: int) -> None:
+    model = make(candidates='unseen', max_len=max_len)
+    rows, targets = [[1, 2, 3], [4, 5]], [2, 3, 6, 5, 7] if every else [6, 1]
+    histories = [[1], [1, 2], [1, 2, 3], [4], [4, 5]] if every else rows
+    kept, inputs = range(len(histories)), [history[-max_len:] for history in histories]
+    if every and max_len == 2:  # the window of row 0 starts at its second item
+        kept, inputs[1] = range(1, len(histories)), [2]
+    logits = scores(model, sequence_batch(inputs))
+    terms = []
+    for n in kept:
+        left = [
+            i for i in range(logits.size(1)) if i not in histories[n] or i == targets[n]
+        ]
+        terms.append(logits[n, left].logsumexp(0) - logits[n, targets[n]])
+    out = model.loss(DATA, sequence_batch(rows, targets))
+    torch.testing.assert_close(out, torch.stack(terms).mean())
+
+
 def test_losses_skip_targets_beyond_the_window() -> None:
     for loss in ('softmax', 'bce'):
         model = make(loss, max_len=2)

@@ -1,0 +1,35 @@
+"""What a batch says of its rows."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hellm_pyg.data.batch import SequenceBatch
+
+rows_of_items = st.lists(
+    st.lists(st.integers(0, 20), max_size=6), min_size=1, max_size=6
+)
+
+
+def batch_of(rows: list[list[int]], every: bool) -> SequenceBatch:
+    item = torch.tensor([i for row in rows for i in row], dtype=torch.long)
+    batch = torch.tensor([r for r, row in enumerate(rows) for _ in row]).long()
+    user = torch.arange(len(rows))
+    return SequenceBatch(user, item, batch, item if every else user)
+
+
+@given(rows=rows_of_items.filter(all))
+@settings(deadline=None)
+def test_a_position_has_seen_its_row_up_to_itself(rows: list[list[int]]) -> None:
+    target, item = batch_of(rows, every=True).seen
+    histories = [row[: t + 1] for row in rows for t in range(len(row))]
+    expected = [(n, i) for n, history in enumerate(histories) for i in history]
+    assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
+
+
+@given(rows=rows_of_items)
+@settings(deadline=None)
+def test_a_row_has_seen_all_its_items(rows: list[list[int]]) -> None:
+    target, item = batch_of(rows, every=False).seen
+    expected = [(r, i) for r, row in enumerate(rows) for i in row]
+    assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
