@@ -207,7 +207,7 @@ def test_seen_items_need_not_compete(scope):
     hide[torch.arange(len(target)), batch.target] = False
     expected = F.cross_entropy(logits.masked_fill(hide, -torch.inf), batch.target)
     torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
-    with pytest.raises(ValueError, match="'candidates' needs to be .*got 'new'"):
+    with pytest.raises(ValueError, match=r"'candidates' needs to be .*got 'new'"):
         recommender(candidates='new')
 
 
