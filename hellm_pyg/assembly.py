@@ -13,32 +13,53 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import Compose
+from torch_geometric.transforms import BaseTransform, Compose
 
 from hellm_pyg import checkpoint
 from hellm_pyg.config import (
     Config,
     DataConfig,
     LLMConfig,
+    TrainConfig,
     nearest,
     parse,
 )
+from hellm_pyg.data.split import INTERACTS
 from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.keys import in_words_of
 
 if TYPE_CHECKING:
+    from hellm_pyg.datasets import InteractionFiles
     from hellm_pyg.llm.recommender import LLMRecommender
 
 # Constructor arguments that the data give.
 FROM_DATA = ('num_users', 'num_items', 'feature_dims')
+# And those of a prefix that the language model gives.
+PREFIX_FROM_LLM = ('channels', 'hidden_size', 'num_layers', 'scope')
+# Arguments that have another name in a recipe.
+KNN_KEYS = {name: f'data.knn_{name}' for name in ('direction', 'index')}
+KNN_KEYS['k'] = 'data.knn'
+LLM_KEYS = {
+    'item_embeddings': 'llm.tables',
+    'token_embeddings': 'llm.token',
+    'train_embeddings': 'llm.train_tables',
+    'prefix_embedding': 'llm.prefix.embedding',
+    'kind': 'llm.head',
+    'adapter_channels': 'llm.head_channels',
+    'num_layers': 'llm.projector_layers',
+    'before': 'llm.instruction',
+}
 
 
 def _expand(value: str, key: str) -> str:
     expanded = os.path.expandvars(value)
     unset = re.search(r'\$(?:\{(\w+)\}|(\w+))', expanded)
     if unset:
+        name = unset[1] or unset[2]
         raise ValueError(
-            f"'{key}' reads the environment variable {unset[1] or unset[2]!r}, which "
-            f'is not set (got {value!r}); export it or give the path'
+            f"'{key}' reads the environment variable {name!r}, which is not set (got "
+            f"{value!r}): set it, as in 'export {name}=/path/of/a/folder', or give the "
+            f"path, '{key}=...'"
         )
     return str(Path(expanded).expanduser().absolute())
 
@@ -88,20 +109,47 @@ def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
     Raises:
         ValueError: If a file cannot be used.
     """
+    dataset = load_dataset(config)
+    return dataset[0], dataset.ids
+
+
+@in_words_of(DataConfig, 'data', **KNN_KEYS)
+def load_dataset(config: DataConfig) -> InteractionFiles:
+    """Reads (or takes from the cache) the data set that :func:`build_data` returns.
+
+    Raises:
+        ValueError: If a file cannot be used.
+    """
     from hellm_pyg.datasets import InteractionFiles
-    from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
+    from hellm_pyg.transforms import KNNHyperedges, UserItemGraph
 
     config = _resolve_data(config)
     arguments = dataclasses.asdict(config)
     k, direction, index = (
         arguments.pop(name) for name in ('knn', 'knn_direction', 'knn_index')
     )
-    transforms: list[Any] = [LeaveOneOut(), UserItemGraph()]
+    for name in ('val_from', 'test_from'):
+        del arguments[name]
+    transforms: list[Any] = [_split(config), UserItemGraph()]
     if config.features:
         modalities = tuple(config.features)
         transforms.append(KNNHyperedges(k, modalities, direction, index))
-    dataset = InteractionFiles(pre_transform=Compose(transforms), **arguments)
-    return dataset[0], dataset.ids
+    return InteractionFiles(pre_transform=Compose(transforms), **arguments)
+
+
+def _split(config: DataConfig) -> BaseTransform:
+    if config.val_from is None and config.test_from is None:
+        from hellm_pyg.transforms import LeaveOneOut
+
+        return LeaveOneOut()
+    from hellm_pyg.transforms import HoldOutByDate
+
+    if config.val_from is None or config.test_from is None:
+        raise ValueError(
+            "'val_from' and 'test_from' make a hold-out by date together (got "
+            f'{config.val_from!r} and {config.test_from!r})'
+        )
+    return HoldOutByDate(config.val_from, config.test_from)
 
 
 def statistics(data: HeteroData) -> dict[str, object]:
@@ -110,7 +158,10 @@ def statistics(data: HeteroData) -> dict[str, object]:
     train = data['user', 'interacts', 'item'].edge_index
     val, test = (int((data['user'][f'{s}_item'] >= 0).sum()) for s in ('val', 'test'))
     length = torch.bincount(train[0].as_subclass(Tensor), minlength=users)
-    length = length + 2 * (data['user'].test_item >= 0)
+    for split in ('val', 'test'):
+        length = length + (data['user'][f'{split}_item'] >= 0)
+    later = INTERACTS[0], 'later', INTERACTS[2]
+    left_out = data[later].edge_index.size(1) if later in data.edge_types else 0
     total = train.size(1) + val + test
     rows: dict[str, object] = {
         'name': data.name,
@@ -120,6 +171,7 @@ def statistics(data: HeteroData) -> dict[str, object]:
         'training interactions': train.size(1),
         'training + test (as the article counts)': train.size(1) + test,
         'users with a target': test,
+        **({'after the dates, in no split': left_out} if left_out else {}),
         'items without training': items - int(train[1].unique().numel()),
         'history, mean': f'{total / users:.2f}',
         'history, median': int(length.median()),
@@ -155,7 +207,7 @@ def model_class(name: object) -> type[nn.Module]:
         if inspect.isclass(value) and issubclass(value, nn.Module)
     }
     known.pop('GraphRecommender', None)
-    if name not in known:
+    if str(name) not in known:
         hint = f'; the nearest is {nearest(str(name), known)!r}' if name else ''
         raise ValueError(
             f"'model.name' needs to be one of {', '.join(sorted(known))} "
@@ -164,7 +216,7 @@ def model_class(name: object) -> type[nn.Module]:
     return known[str(name)]
 
 
-def _arguments(
+def checked_arguments(
     cls: type, given: Mapping[str, Any], section: str, from_data: Collection[str]
 ) -> dict[str, Any]:
     """Checks names and types against the constructor, which is the schema."""
@@ -173,7 +225,8 @@ def _arguments(
     checked = {}
     for name, value in given.items():
         if name not in own:
-            hint = f"; the nearest is '{section}.{nearest(name, own)}'" if own else ''
+            found = nearest(str(name), own) if own else ''
+            hint = f"; the nearest is '{section}.{found}'" if own else ''
             raise ValueError(
                 f"unknown argument '{section}.{name}' of {cls.__name__}{hint}"
             )
@@ -191,7 +244,7 @@ def build_model(config: Config, data: HeteroData) -> nn.Module:
     """
     given = dict(config.model)
     cls = model_class(given.pop('name', None))
-    arguments = _arguments(cls, given, 'model', FROM_DATA)
+    arguments = checked_arguments(cls, given, 'model', FROM_DATA)
     signature = inspect.signature(cls).parameters
     if 'max_len' in signature:
         max_len = arguments.setdefault('max_len', config.train.max_len)
@@ -209,9 +262,13 @@ def build_model(config: Config, data: HeteroData) -> nn.Module:
         'feature_dims': features,
     }
     arguments |= {name: from_data[name] for name in FROM_DATA if name in signature}
-    return cls(**arguments)
+    known = {name: name for name in FROM_DATA}
+    known['feature_dims'] = 'data.features'
+    with in_words_of(cls, 'model', **known):
+        return cls(**arguments)
 
 
+@in_words_of(TrainConfig, 'train')
 def build_loader(config: Config, data: HeteroData, model: nn.Module) -> Any:
     """Returns the loader of the mini-batches that train a model.
 
@@ -291,8 +348,8 @@ def table_width(source: str, features: Mapping[str, int], key: str = 'table') ->
     path = Path(source) / 'embeddings.safetensors'
     if not path.is_file():
         raise ValueError(
-            f"'{key}' needs the folder of a finished phase-1 run, "
-            f"'features:<modality>' or 'random:<width>' (got {source!r})"
+            f"'{key}' needs the folder of a finished phase-1 run, as 'hellm pretrain' "
+            f"leaves it, 'features:<modality>' or 'random:<width>' (got {source!r})"
         )
     from safetensors import safe_open
 
@@ -315,6 +372,7 @@ def check_catalogue(run_dir: Path, ids: IdMap) -> None:
         )
 
 
+@in_words_of(LLMConfig, 'llm', **LLM_KEYS)
 def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
     """Builds the language-model recommender that the section ``llm`` describes.
 
@@ -338,52 +396,44 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         name: item_table(name, source, data, ids, config.train.seed)
         for name, source in llm.tables.items()
     }
-    backbone, tokenizer = load_backbone(
-        llm.name,
-        llm.num_layers,
-        torch.bfloat16 if config.train.precision == 'bf16' else torch.float32,
-        llm.load_in_4bit,
-    )
+    with in_words_of(LLMConfig, 'llm'):
+        backbone, tokenizer = load_backbone(
+            llm.name,
+            llm.num_layers,
+            torch.bfloat16 if config.train.precision == 'bf16' else torch.float32,
+            llm.load_in_4bit,
+        )
     given = {'embedding': 'graph', **(llm.prefix or {})}
     embedding, prefix = str(given.pop('embedding')), None
     if llm.prefix is not None:
-        from_llm = ('channels', 'hidden_size', 'num_layers', 'scope')
-        own = _arguments(GraphPrefix, given, 'llm.prefix', from_llm)
+        own = checked_arguments(GraphPrefix, given, 'llm.prefix', PREFIX_FROM_LLM)
         if embedding not in tables:
             raise ValueError(
                 f"'llm.prefix.embedding' needs to be one of 'llm.tables' "
                 f'{sorted(tables)} (got {embedding!r})'
             )
-        prefix = GraphPrefix(
-            tables[embedding].size(1),
-            backbone.config.hidden_size,
-            backbone.config.num_hidden_layers,
-            scope=llm.scope,
-            **own,
-        )
-    try:
-        return LLMRecommender(
-            backbone,
-            Prompt.from_tokenizer(
-                tokenizer, llm.instruction, llm.response, llm.second_bos
-            ),
-            tables,
-            prefix,
-            prefix_embedding=embedding,
-            token_embeddings=llm.token,
-            scope=llm.scope,
-            head=llm.head,
-            train_embeddings=llm.train_tables,
-            head_channels=llm.head_channels,
-            lora=llm.lora,
-            max_len=config.train.max_len,
-            dropout=llm.dropout,
-            projector_layers=llm.projector_layers,
-            candidates=llm.candidates,
-        )
-    except TypeError as error:
-        if 'LoraConfig' not in str(error):
-            raise
-        raise ValueError(
-            f"'llm.lora' does not fit peft's LoraConfig: {error}"
-        ) from None
+        with in_words_of(GraphPrefix, 'llm.prefix'):
+            prefix = GraphPrefix(
+                tables[embedding].size(1),
+                backbone.config.hidden_size,
+                backbone.config.num_hidden_layers,
+                scope=llm.scope,
+                **own,
+            )
+    return LLMRecommender(
+        backbone,
+        Prompt.from_tokenizer(tokenizer, llm.instruction, llm.response, llm.second_bos),
+        tables,
+        prefix,
+        prefix_embedding=embedding,
+        token_embeddings=llm.token,
+        scope=llm.scope,
+        head=llm.head,
+        train_embeddings=llm.train_tables,
+        head_channels=llm.head_channels,
+        lora=llm.lora,
+        max_len=config.train.max_len,
+        dropout=llm.dropout,
+        projector_layers=llm.projector_layers,
+        candidates=llm.candidates,
+    )

@@ -124,7 +124,10 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
             load_config('lightgcn', [*data, f'model={{"name": "{name}"}}']), run
         )
     experiment.pretrain(
-        load_config('pretrain_best', [*data, 'train.epochs=20', 'train.eval_every=2']),
+        load_config(
+            'pretrain_best',
+            [*data, 'train.epochs=20', 'train.eval_every=2', 'train.lr=1e-3'],
+        ),
         pre,
     )
     experiment.pretrain(

@@ -19,9 +19,10 @@ from hellm_pyg.assembly import (
     check_catalogue,
     resolve_paths,
 )
-from hellm_pyg.config import Config, load_config, save_config, to_dict
+from hellm_pyg.config import Config, TrainConfig, load_config, save_config, to_dict
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
+from hellm_pyg.keys import in_words_of
 
 CONFIG, IDS, WEIGHTS = 'config.yaml', 'ids.json', 'model.safetensors'
 METRICS, RESULTS, LLM_FOLDER = 'metrics.json', 'evaluation.json', 'model'
@@ -61,7 +62,7 @@ def pretrain(config: Config, run_dir: str | Path) -> dict[str, float]:
     if config.llm is not None or not config.model:
         raise ValueError(
             "'pretrain' needs a recipe with a section 'model' and 'llm: null' (got "
-            f'model={config.model}, llm={config.llm and config.llm.name})'
+            f'{_phase(config)})'
         )
     run_dir, config = Path(run_dir), resolve_paths(config)
     data, ids = build_data(config.data)
@@ -92,7 +93,7 @@ def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
     if config.llm is None or config.model:
         raise ValueError(
             "'finetune' needs a recipe with a section 'llm' and 'model: {}' (got "
-            f'model={config.model}, llm={config.llm and config.llm.name})'
+            f'{_phase(config)})'
         )
     run_dir, config = Path(run_dir), resolve_paths(config)
     data, ids = build_data(config.data)
@@ -100,6 +101,11 @@ def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
     model = build_llm(config, data, ids)
     _claim(run_dir, config)
     return _train(config, run_dir, model, data, ids)
+
+
+def _phase(config: Config) -> str:
+    model, llm = config.model.get('name'), config.llm and config.llm.name
+    return f'model.name={model}, llm.name={llm}'
 
 
 def _train(
@@ -110,9 +116,10 @@ def _train(
     loader = build_loader(config, data, model)
     if loader is not None:
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
-        trainer = Trainer(
-            model, data, loader, config.train, run_dir, config.eval, ids, settings
-        )
+        with in_words_of(TrainConfig, 'train'):
+            trainer = Trainer(
+                model, data, loader, config.train, run_dir, config.eval, ids, settings
+            )
         return trainer.fit()
     model.fit(data)
     result = _evaluate(config, model, data, 'val')

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 from torch_geometric.data import HeteroData
 
-from hellm_pyg.assembly import build_data, build_model, table_width
+from hellm_pyg.assembly import (
+    PREFIX_FROM_LLM,
+    build_data,
+    build_model,
+    checked_arguments,
+    table_width,
+)
 from hellm_pyg.config import Config, LLMConfig, TrainConfig
 
 # Where the data are not read: what shops and review sites have on average, and the
@@ -147,7 +153,13 @@ class DataSizes:
         if users is not None and items is not None:
             features = dict.fromkeys(config.data.features, FEATURE_WIDTH)
             return cls(users, items, users * INTERACTIONS_PER_USER, features)
-        data, _ = build_data(config.data)
+        try:
+            data, _ = build_data(config.data)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; or give both 'users' and 'items', as in 'hellm doctor --run "
+                f"RECIPE --users 22363 --items 12101': no data are read then"
+            ) from None
         return cls(
             int(data['user'].num_nodes),
             int(data['item'].num_nodes),
@@ -239,9 +251,10 @@ def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
 
 
 def _table_width(name: str, source: str, sizes: DataSizes) -> int:
-    if source.startswith(('features:', 'random:')) or Path(source).is_dir():
+    finished = (Path(source) / 'embeddings.safetensors').is_file()
+    if finished or source.startswith(('features:', 'random:')):
         return table_width(source, sizes.features, f'llm.tables.{name}')
-    return EMBEDDING_WIDTH  # of a run that is still to come
+    return EMBEDDING_WIDTH  # of a run that is still to come, or to end
 
 
 def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
@@ -256,6 +269,16 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
         name: _table_width(name, os.path.expandvars(source), sizes)
         for name, source in llm.tables.items()
     }
+    read = {'token': llm.token, 'train_tables': llm.train_tables}
+    if llm.prefix is not None:
+        read['prefix.embedding'] = [str(llm.prefix.get('embedding', 'graph'))]
+    for key, names in read.items():
+        for name in names:
+            if name not in widths:
+                raise ValueError(
+                    f"'llm.{key}' names a table that is not among 'llm.tables', "
+                    f'{sorted(widths)} (got {name!r})'
+                )
     token = sum(widths[name] for name in llm.token)
     with torch.device('meta'):
         projector = FusedProjector(token, shape.hidden_size, llm.projector_layers)
@@ -275,7 +298,7 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
                 shape.hidden_size,
                 shape.num_layers,
                 scope=llm.scope,
-                **own,
+                **checked_arguments(GraphPrefix, own, 'llm.prefix', PREFIX_FROM_LLM),
             )
     low = config.train.precision == 'bf16'
     lora = lora_parameters(llm, shape)

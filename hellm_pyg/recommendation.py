@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from hellm_pyg.checkpoint import atomic
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import Id, IdMap
 from hellm_pyg.evaluation import Recommender, iter_rank
-from hellm_pyg.evaluation.scoring import TooFewItemsError
 
 FORMATS = ('.parquet', '.csv', '.jsonl')
+
+logger = logging.getLogger(__name__)
 
 
 class Recommendation(NamedTuple):
@@ -55,7 +57,8 @@ def recommend(
     Everything known counts as the history of a known user, held-out items
     included; graph models propagate over all these interactions. A new user is
     the items that they interacted with; a history longer than the model's
-    ``max_len`` is read from its last ``max_len`` items on.
+    ``max_len`` is read from its last ``max_len`` items on. Users who have seen all
+    but a few items get those few, and a warning says how many such users there are.
 
     Args:
         model: A trained recommender.
@@ -70,11 +73,12 @@ def recommend(
             see :func:`~hellm_pyg.evaluation.rank`.
 
     Returns:
-        ``k`` rows for each of ``users``, then for each of ``histories``.
+        At most ``k`` rows for each of ``users``, then for each of ``histories``.
 
     Raises:
         UnknownIdError: If a user or an item is unknown.
-        ValueError: If a history is empty or fewer than ``k`` items can be ranked.
+        ValueError: If a history is empty, there are fewer than ``k`` items, or the
+            model gives scores that are not finite.
     """
     histories = histories or []
     if users is None:
@@ -83,12 +87,8 @@ def recommend(
         known = ids.user_index(users)
     parts: list[Tensor | SequenceBatch] = [known] if known.numel() > 0 else []
     parts += [_new_users(ids, histories)] if histories else []
-    return [
-        line
-        for part in parts
-        for lines in _ranked(model, data, ids, part, k, exclude_seen, options)
-        for line in lines
-    ]
+    batches = _ranked(model, data, ids, parts, k, exclude_seen, options)
+    return [line for lines in batches for line in lines]
 
 
 def export_top_n(
@@ -104,7 +104,8 @@ def export_top_n(
     """Streams the recommendations of all users into a file.
 
     The file appears when it is complete; no more than ``batch_size`` users are
-    held at a time.
+    held at a time. Users with fewer than ``k`` unseen items get a shorter list, as
+    of :func:`recommend`.
 
     Args:
         model: See :func:`recommend`, for the other arguments, too.
@@ -121,13 +122,13 @@ def export_top_n(
         Number of rows written.
 
     Raises:
-        ValueError: If the format is unknown or fewer than ``k`` items can be
-            ranked for some user.
+        ValueError: If the format is unknown, there are fewer than ``k`` items, or
+            the model gives scores that are not finite.
     """
     path, count = _checked(path), 0
     options['batch_size'] = batch_size
     with _writer(path, ids) as write:
-        for lines in _ranked(model, data, ids, None, k, exclude_seen, options):
+        for lines in _ranked(model, data, ids, [None], k, exclude_seen, options):
             write(lines)
             count += len(lines)
     return count
@@ -155,20 +156,27 @@ def _ranked(
     model: Recommender,
     data: HeteroData,
     ids: IdMap,
-    users: Tensor | SequenceBatch | None,
+    parts: Sequence[Tensor | SequenceBatch | None],
     k: int,
     exclude_seen: bool,
     options: Mapping[str, Any],
 ) -> Iterator[list[Recommendation]]:
-    """The lines of each batch of users; errors name users by their own ids."""
-    try:
-        for best in iter_rank(model, data, users, k, exclude_seen, **options):
-            yield _lines(ids, *best)
-    except TooFewItemsError as error:
-        name = (
-            'without an id' if error.user == -1 else repr(ids.user_id(int(error.user)))
+    """The lines of each batch of users; at the end says how many lists are short."""
+    total = short = 0
+    for part in parts:
+        for user, item, score in iter_rank(
+            model, data, part, k, exclude_seen, allow_fewer=True, **options
+        ):
+            total += user.numel()
+            short += int((item[:, -1] < 0).sum())
+            yield _lines(ids, user, item, score)
+    if short > 0:
+        logger.warning(
+            '%d of %d users have fewer than %d unseen items: their lists are shorter',
+            short,
+            total,
+            k,
         )
-        raise TooFewItemsError(error.k, error.left, name) from None
 
 
 def _lines(
@@ -187,6 +195,7 @@ def _lines(
             user.tolist(), item.tolist(), score.tolist(), strict=True
         )
         for rank, (index, value) in enumerate(zip(indices, values, strict=True), 1)
+        if index >= 0
     ]
 
 
@@ -194,7 +203,8 @@ def _checked(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(
-            f"'path' needs to end in {', '.join(FORMATS)} (got {str(path)!r})"
+            f'the file of the recommendations needs to end in {", ".join(FORMATS)} '
+            f'(got {str(path)!r})'
         )
     return path
 

@@ -20,6 +20,7 @@ from hellm_pyg.config import (
     nearest,
     recipes,
     save_config,
+    save_data_config,
     to_dict,
 )
 
@@ -167,6 +168,8 @@ def test_values_out_of_range(override: str) -> None:
 def test_malformed_override(override: str) -> None:
     with pytest.raises(ValueError, match='override'):
         load_config(None, [override])
+    with pytest.raises(ValueError, match=r"'name' to be a mapping .got 'SASRec'"):
+        load_config('sasrec', ['model.name.x=5'])
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
@@ -174,6 +177,9 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         load_config(write(tmp_path / 'a.yaml', 'train: [1'))
     with pytest.raises(ValueError, match='sections of keys'):
         load_config(write(tmp_path / 'b.yaml', 'just text'))
+    path = write(tmp_path / 'c.yaml', 'datasets: [a]')
+    with pytest.raises(ValueError, match=r"'datasets' in c.yaml needs to be a mapping"):
+        load_config(path)
     with pytest.raises(ValueError, match="nearest is 'sasrec'"):
         load_config('sasrek')
 
@@ -357,3 +363,50 @@ def test_recipes_switch_named_choices(key: str, values: set[object]) -> None:
 def test_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().train.lr = 1.0  # type: ignore[misc]
+
+
+def test_dataset_may_be_a_prepared_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataConfig(
+        interactions='log.parquet',
+        root='cache',
+        user='who',
+        time_unit='s',
+        features={'image': 'x/image.npy'},
+        val_from='2024-05-01',
+        test_from=7,
+        knn=99,
+    )
+    (tmp_path / 'shop').mkdir()
+    save_data_config(data, tmp_path / 'shop')
+    monkeypatch.chdir(tmp_path)
+    recipe = load_config('pretrain_released')
+    config = load_config('pretrain_released', ['dataset=shop', 'data.min_count=2'])
+    shop = tmp_path / 'shop'
+    assert config.data == dataclasses.replace(
+        data,
+        interactions=str(shop / 'log.parquet'),
+        root=str(shop / 'cache'),
+        features={'image': str(shop / 'x' / 'image.npy')},
+        min_count=2,
+        knn=recipe.data.knn,
+        knn_direction=recipe.data.knn_direction,
+    )
+    assert (config.model, config.train) == (recipe.model, recipe.train)
+    assert load_config(None, ['dataset=shop/']).data.interactions.startswith(str(shop))
+    (shop / 'dataset.yaml').write_text('data: {interaction: x}\n')
+    with pytest.raises(ValueError, match=r"'data\.interaction' in .*yaml"):
+        load_config(None, ['dataset=shop'])
+    (shop / 'dataset.yaml').unlink()
+    with pytest.raises(ValueError, match=r"'shop', a folder without 'dataset"):
+        load_config('sasrec', ['dataset=shop'])
+
+
+def test_dates_stay_text(tmp_path: Path) -> None:
+    dates = ['data.val_from=2024-05-01', 'data.test_from=2024-06-01T12:00:00']
+    config = load_config(None, dates)
+    assert config.data.val_from == '2024-05-01'
+    assert config.data.test_from == '2024-06-01T12:00:00'
+    save_config(config, tmp_path / 'config.yaml')
+    assert load_config(tmp_path / 'config.yaml') == config

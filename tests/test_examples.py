@@ -61,6 +61,29 @@ def test_recommend_speaks_original_ids(finetuned):
     assert len(lines) == 12
 
 
+def test_own_data_goes_from_tables_and_pictures_to_own_ids(tmp_path):
+    output = _run('own_data.py', '--out', str(tmp_path))
+    assert _recall(output, 'hellm_pre') > 2 * _recall(output, 'popularity')
+    lines = output.splitlines()
+    for start in ('C-0045', 'Somebody new'):
+        at = next(i for i, line in enumerate(lines) if line.startswith(start))
+        assert [line.split()[0] for line in lines[at + 1 : at + 6]] == [
+            '1.',
+            '2.',
+            '3.',
+            '4.',
+            '5.',
+        ]
+        kind = 'lamp' if start == 'C-0045' else 'mug'
+        taken = [line for line in lines[at + 1 : at + 6] if f' {kind}, ' in line]
+        assert len(taken) >= 3
+        assert all(line.split()[1].startswith('SKU-') for line in taken)
+    card = (tmp_path / 'data_card.md').read_text(encoding='utf-8')
+    assert '| users | 400 |' in card
+    assert '{title}. {brand}' in card
+    assert len(list((tmp_path / 'shop' / 'photos').iterdir())) == 52
+
+
 def test_layers_in_gcn_learn():
     last = _run('layers_in_gcn.py').splitlines()[-1]
     assert float(last.split('test ')[1]) > 0.8  # by chance, .2

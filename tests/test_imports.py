@@ -30,6 +30,11 @@ RULES = {
         'hellm_pyg.nn.scoring',
         'hellm_pyg.data.batch',
         'hellm_pyg.datasets.ids',
+        'hellm_pyg.datasets.features',
+        'hellm_pyg.datasets.image_file',
+        'hellm_pyg.datasets.item_table',
+        'hellm_pyg.datasets.item_text',
+        'hellm_pyg.datasets.tables',
         'hellm_pyg.checkpoint',
     },
     'hellm_pyg.evaluation': {'hellm_pyg.evaluation', 'hellm_pyg.data'},
@@ -42,7 +47,8 @@ RULES = {
         'hellm_pyg.datasets.ids',
     },
     'hellm_pyg.checkpoint': set(),
-    'hellm_pyg.config': {'hellm_pyg.checkpoint'},
+    'hellm_pyg.config': {'hellm_pyg.config', 'hellm_pyg.checkpoint'},
+    'hellm_pyg.keys': set(),
     'hellm_pyg.recommendation': {
         'hellm_pyg.evaluation',
         'hellm_pyg.data',
@@ -101,7 +107,7 @@ def test_import_rules(path: Path) -> None:
 
 def test_nobody_imports_the_command_line() -> None:
     for path in FILES:
-        if _module(path) not in {'hellm_pyg.cli', 'hellm_pyg.__main__'}:
+        if not _within(_module(path), {'hellm_pyg.cli', 'hellm_pyg.__main__'}):
             names = _imports(ast.walk(ast.parse(path.read_text())))
             assert not {n for n in names if _within(n, {'hellm_pyg.cli'})}, path
 

@@ -166,3 +166,33 @@ def test_backbones_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / 'config.json').write_text('{"model_type": "other"}')
     with pytest.raises(ValueError, match='LLaMA-like'):
         backbone_shape(str(folder))
+
+
+def test_unread_data_say_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'runs/beauty/sasrec').mkdir(parents=True)  # has just begun
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('HELLM_DATA', raising=False)
+    config = load_config('finetune_best')
+    for sizes in ((None, None), (100, None)):
+        with pytest.raises(
+            ValueError, match=r'export HELLM_DATA=.* --users \d+ --items \d+'
+        ):
+            estimate_run(config, *sizes)
+    assert estimate_run(config, 100, 50)['LoRA'] > 0
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('llm.tables={text: "features:text"}', r"'llm.token' .*\['text'\].*'graph'"),
+        ('llm.token=[picture]', "'llm.token' .*got 'picture'"),
+        ('llm.train_tables=[picture]', "'llm.train_tables' .*got 'picture'"),
+        ('llm.prefix.embedding=picture', "'llm.prefix.embedding' .*got 'picture'"),
+        ('llm.prefix.rnak=3', "'llm.prefix.rnak' of GraphPrefix"),
+    ],
+)
+def test_parts_that_do_not_fit(override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        estimate_run(load_config('finetune_best', [override]), 100, 50)

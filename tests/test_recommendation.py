@@ -136,17 +136,59 @@ def test_unknown_ids_are_named(data: HeteroData, ids: IdMap) -> None:
         recommend(LastItem(), data, ids, histories=[['asin-1'], []])
 
 
-def test_more_than_can_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'k' needs .*got 31"):
-        recommend(LastItem(), data, ids, k=31)
-    with pytest.raises(ValueError, match="'k' needs to be at most"):
-        recommend(LastItem(), data, ids, histories=[['asin-1']], k=30)
+class Diverged(LastItem):
+    """Has lost all its scores."""
+
+    def score(self, encoded: int, batch: SequenceBatch) -> Tensor:
+        return torch.full((batch.batch_size, encoded), torch.nan)
+
+
+def test_what_cannot_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
     path = tmp_path / 'top.csv'
     path.write_text('kept')
-    with pytest.raises(ValueError, match=r"'k' needs .*user \d{3,} has"):
-        export_top_n(LastItem(), data, ids, path, k=25, batch_size=4)
+    for model, k, message in (
+        (LastItem(), 31, r"'k' needs .* 30 items \(got 31\)"),
+        (LastItem(), 0, r"'k' needs .* 30 items \(got 0\)"),
+        (Diverged(), 3, 'NaN or infinite scores'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recommend(model, data, ids, k=k)
+        with pytest.raises(ValueError, match=message):
+            export_top_n(model, data, ids, path, k=k, batch_size=4)
     assert path.read_text() == 'kept'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_few_unseen_items_make_a_short_list(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = data_from_histories([[0, 1, 2, 3], [9, 7, 8], [5, 6]], num_items=10)
+    data = LeaveOneOut()(raw)
+    ids = catalogue(data)
+    everything = ids.items
+    histories = [everything[:9], everything]
+    rows = recommend(LastItem(), data, ids, [1014, 1000, 1007], histories, k=7)
+    found = [(row.user, row.rank, row.item) for row in rows]
+    assert found[7:13] == [
+        (1000, rank, f'asin-{3 + rank}') for rank in range(1, 7)
+    ]  # six of ten items are new to this user
+    assert [user for user, rank, _ in found if rank == 1] == [1014, 1000, 1007, None]
+    assert found[20:] == [(None, 1, 'asin-9')]  # and the last one has seen all
+    assert [r.getMessage() for r in caplog.records] == [
+        '3 of 5 users have fewer than 7 unseen items: their lists are shorter'
+    ]
+    caplog.clear()
+    path = tmp_path / 'top.jsonl'
+    count = export_top_n(LastItem(), data, ids, path, k=7, batch_size=1)
+    expected = recommend(LastItem(), data, ids, k=7)
+    assert count == 20
+    assert read(path) == [row._asdict() for row in expected]
+    said = '1 of 3 users have fewer than 7 unseen items: their lists are shorter'
+    assert [r.getMessage() for r in caplog.records] == [said, said]
+    caplog.clear()
+    assert len(recommend(LastItem(), data, ids, k=6)) == 18
+    assert len(recommend(LastItem(), data, ids, k=10, exclude_seen=False)) == 30
+    assert not caplog.records
 
 
 def read(path: Path) -> list[dict[str, Any]]:

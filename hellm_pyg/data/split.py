@@ -17,6 +17,8 @@ Split = Literal['train', 'val', 'test', 'all']
 History = Literal['train', 'train+val']
 
 INTERACTS = ('user', 'interacts', 'item')
+# Interactions after a date that are nobody's target.
+LATER = ('user', 'later', 'item')
 
 
 class Histories(NamedTuple):
@@ -85,6 +87,25 @@ def _append(histories: Histories, item: Tensor, present: Tensor) -> Histories:
     return Histories(out, ptr)
 
 
+def _insert_later(data: HeteroData, histories: Histories, split: Split) -> Histories:
+    """With the interactions that a split by date kept out of training and targets."""
+    (user, item), time = edge_tensor(data[LATER].edge_index), data[LATER].time
+    of_user = data['user']
+    times = Histories(data[INTERACTS].time, _train(data).ptr)
+    for name in ('val', 'test') if split == 'all' else ('val',):
+        times = _append(times, of_user[f'{name}_time'], of_user[f'{name}_item'] >= 0)
+    if split == 'test':
+        before = (time < of_user.test_time[user]) & (of_user.test_item[user] >= 0)
+        user, item, time = user[before], item[before], time[before]
+    time = torch.cat([times.item, time])
+    order = time.argsort(stable=True)
+    user = torch.cat([histories.user, user])[order]
+    order = order[user.argsort(stable=True)]
+    added = torch.bincount(user, minlength=histories.ptr.numel() - 1).cumsum(0)
+    ptr = torch.cat([added.new_zeros(1), added])
+    return Histories(torch.cat([histories.item, item])[order], ptr)
+
+
 def history_edges(
     data: HeteroData, split: Split, history: History = 'train+val'
 ) -> Histories:
@@ -93,7 +114,8 @@ def history_edges(
     Args:
         data: Split interactions; un-split ones are accepted for ``'all'`` alone.
         split: ``'train'`` and ``'val'`` give the training items, ``'test'`` those of
-            ``history``, ``'all'`` everything, test items included.
+            ``history``, ``'all'`` everything, test items included. Of data split by
+            date, ``'train+val'`` means all before the test target.
         history: What a test target is predicted from: ``'train'`` or
             ``'train+val'``.
 
@@ -123,6 +145,8 @@ def history_edges(
         if name in data['user']:
             item = data['user'][name]
             histories = _append(histories, item, item >= 0)
+    if held_out and LATER in data.edge_types:
+        histories = _insert_later(data, histories, split)
     return histories
 
 
@@ -160,32 +184,28 @@ def user_item_adjacency(edge_index: Tensor, num_users: int, num_items: int) -> T
         return to_torch_csr_tensor(both, weight, num_nodes, is_coalesced=True)
 
 
-def fold_in(data: HeteroData) -> HeteroData:
-    r"""A copy of the data whose interactions include the validation items.
+def fold_in(data: HeteroData, split: Literal['test', 'all'] = 'test') -> HeteroData:
+    r"""A copy of the data whose interactions include held-out items.
 
     Graph models propagate over it when test targets are predicted from
-    ``history='train+val'``. Its ``val_item`` is -1 throughout, since nothing is held
-    out for validation any more; ``test_item`` stays. ``ui_adj`` is rebuilt if there
-    is one. Edge attributes that cannot be continued are dropped: ``time`` is kept if
-    the users have a ``val_time``.
+    ``history='train+val'``, or when all is known. What is folded in is nobody's
+    target any more: its ``val_item`` is -1 throughout, and ``test_item``, too, with
+    ``split='all'``. ``ui_adj`` is rebuilt if there is one. Attributes of the edges,
+    such as their times, are dropped.
 
     Args:
         data: Split interactions; left untouched.
+        split: ``'test'`` for what is known before the test targets, ``'all'`` for
+            everything, as of :func:`history_edges`.
 
     Raises:
         ValueError: If the data are not split.
     """
-    require_split(data, 'folding validation items in')
-    val_item = data['user'].val_item
-    train = history_edges(data, 'train')
-    full = _append(train, val_item, val_item >= 0)
+    require_split(data, 'folding held-out items in')
+    full = history_edges(data, split)
     out = copy.copy(data)
     store = out[INTERACTS]
     num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
-    has_time = 'time' in store and 'val_time' in out['user']
-    if has_time:
-        times = Histories(store.time, train.ptr)
-        time = _append(times, out['user'].val_time, val_item >= 0).item
     for name in store.edge_attrs():
         del store[name]
     store.edge_index = EdgeIndex(
@@ -193,9 +213,10 @@ def fold_in(data: HeteroData) -> HeteroData:
         sparse_size=(num_users, num_items),
         sort_order='row',
     ).fill_cache_()
-    if has_time:
-        store.time = time
-    out['user'].val_item = torch.full_like(val_item, -1)
+    for name in ('val_item', 'test_item') if split == 'all' else ('val_item',):
+        out['user'][name] = torch.full_like(data['user'][name], -1)
+    if LATER in out.edge_types:
+        del out[LATER]
     if 'ui_adj' in out:
         out.ui_adj = user_item_adjacency(store.edge_index, num_users, num_items)
     return out

@@ -26,15 +26,15 @@ from hellm_pyg.datasets.amazon_tables import (
 from hellm_pyg.datasets.cache import content_key
 from hellm_pyg.datasets.cached_graph import CachedGraph
 from hellm_pyg.datasets.download import fetch
-from hellm_pyg.datasets.export import export_tables
 from hellm_pyg.datasets.graph import interaction_graph
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.datasets.images import fetch_images
 from hellm_pyg.datasets.item_text import check_template
 from hellm_pyg.datasets.log import InteractionLog
+from hellm_pyg.datasets.provenance import Provenance, describe_file
 
 # Part of the cache's key: raised whenever the same files give other data.
-FORMAT = 1
+FORMAT = 2
 SHORT_NAMES = {'Toys': 'Toys_and_Games', 'Sports': 'Sports_and_Outdoors'}
 
 
@@ -143,6 +143,36 @@ class AmazonReviews(CachedGraph):
         return names
 
     @property
+    def provenance(self) -> Provenance:
+        """Where the data are from, for their card."""
+        report = self.report
+        reviews, products = report['files']
+        notes = [
+            f'{file["name"]}: {file["bad"]:,} of {file["lines"]:,} lines hold no '
+            f'record, the first is line {file["first_bad"][0][0]:,} '
+            f'({file["first_bad"][0][1]}).'
+            for file in (reviews, products)
+            if file['bad']
+        ]
+        absent = report['items without metadata']
+        if absent:
+            notes.append(f'{absent:,} items are not in {products["name"]}.')
+        return Provenance(
+            source=f'Amazon reviews of {self.release}: {self.name}',
+            files=report['files'],
+            settings={'release': self.release, 'min_count': self.min_count},
+            dropped={
+                f'lines of {reviews["name"]}: no record': reviews['bad'],
+                **{f'reviews: {why}': n for why, n in report['dropped'].items()},
+                f'lines of {products["name"]}: no record': products['bad'],
+                f'lines of {products["name"]}: repeated': products['repeated'],
+            },
+            template=self.template,
+            images=report['images']['counts'] if report['images'] else {},
+            notes=notes,
+        )
+
+    @property
     def image_folder(self) -> Path:
         """Folder of the images."""
         return Path(self.root) / 'images'
@@ -197,6 +227,7 @@ class AmazonReviews(CachedGraph):
             table,
             self.name,
         )
+        data.time_unit = 's'
         if images is not None:
             data['item'].image_missing = images.missing
         if self.pre_transform is not None:
@@ -205,12 +236,16 @@ class AmazonReviews(CachedGraph):
             'name': self.name,
             'release': self.release,
             'template': self.template,
+            'min_count': self.min_count,
             'users': ids.num_users,
             'items': ids.num_items,
             'interactions': len(log),
             'dropped': dropped,
             'items without metadata': ids.num_items - len(found),
-            'files': [dataclasses.asdict(report) for report in reports],
+            'files': [
+                describe_file(path) | dataclasses.asdict(lines)
+                for path, lines in zip((reviews, products), reports, strict=True)
+            ],
             'images': images and {'counts': images.counts, 'problems': images.problems},
         }
         save_json(self.processed_paths[2], report)
@@ -229,26 +264,3 @@ class AmazonReviews(CachedGraph):
             'repeated': len(raw) - len(distinct),
             'below min_count': len(distinct) - len(log),
         }
-
-
-def prepare_amazon(
-    out: str | os.PathLike[str],
-    name: str = 'Beauty',
-    release: str = '2014',
-    root: str | os.PathLike[str] = 'data/amazon',
-    **arguments: Any,
-) -> tuple[AmazonReviews, dict[str, Path]]:
-    """Downloads and reads a category, and writes it as tables for recipes.
-
-    Args:
-        out: Folder of the tables.
-        name: The category.
-        release: The release.
-        root: Folder of raw files, images and the cache.
-        **arguments: Further arguments of :class:`AmazonReviews`.
-
-    Returns:
-        The data set, and the files of interactions and items.
-    """
-    dataset = AmazonReviews(root, name, release, **arguments)
-    return dataset, export_tables(dataset[0], dataset.ids, out)

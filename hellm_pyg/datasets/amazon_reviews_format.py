@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from hellm_pyg.datasets.amazon_releases import Release
 
-# A longer line is no record; it is passed over without being held in memory.
-MAX_LINE = 1 << 24
+# A longer line is no record; it is passed over without being held in memory. A
+# literal takes 500 times its size while it is read.
+MAX_LINE = 1 << 22
+MAX_LITERAL = 1 << 19
 MAX_SHOWN = 100
 LITERAL_CODE = re.compile(rb"\{'asin': '([0-9A-Za-z]+)'")
 MAX_TIME = 2**53
@@ -29,14 +31,14 @@ class LineReport:
     """What was found in a file.
 
     Args:
-        file: Name of the file.
+        name: Name of the file.
         lines: Number of lines read.
         bad: Number of lines that hold no record.
         first_bad: Line number and reason of the first of them.
         repeated: Number of records of a product that came before.
     """
 
-    file: str
+    name: str
     lines: int = 0
     bad: int = 0
     first_bad: list[tuple[int, str]] = field(default_factory=list)
@@ -166,6 +168,9 @@ def _lines(path: Path, report: LineReport) -> Iterator[bytes]:
 
 
 def _parse(line: bytes, literal: bool, report: LineReport) -> dict[str, Any] | None:
+    if literal and len(line) > MAX_LITERAL:
+        report.refuse(f'longer than {MAX_LITERAL} bytes')
+        return None
     try:
         text = line.decode('utf-8')
         if literal:

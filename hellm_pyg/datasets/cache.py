@@ -15,23 +15,29 @@ from types import FunctionType
 from typing import Any
 from uuid import uuid4
 
+from hellm_pyg.datasets.frames import Frame
+
 SECONDS_OF_A_DAY = 86_400
 
 
-def content_key(files: Sequence[Path], arguments: Mapping[str, Any]) -> str:
+def content_key(files: Sequence[Path | Frame], arguments: Mapping[str, Any]) -> str:
     """SHA-256 of the contents of files and of arguments.
 
     Args:
-        files: The files; their folders have no part in the key.
+        files: Files, whose folders have no part in the key, and frames.
         arguments: Name to plain value or transform.
     """
     described = {name: _describe(value) for name, value in arguments.items()}
-    hashes = []
-    for path in files:
-        with path.open('rb') as file:
-            hashes.append(hashlib.file_digest(file, 'sha256').hexdigest())
-    text = json.dumps([hashes, described], sort_keys=True)
+    text = json.dumps([list(map(content_hash, files)), described], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_hash(source: Path | Frame) -> str:
+    """SHA-256 of the contents of a file or a frame."""
+    if isinstance(source, Frame):
+        return source.sha256
+    with source.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextlib.contextmanager

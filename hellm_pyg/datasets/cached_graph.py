@@ -62,6 +62,6 @@ class CachedGraph(InMemoryDataset):
             self.ids = IdMap.load(self.processed_paths[1])
         except Exception as error:  # a damaged file fails in many ways
             raise ValueError(
-                f"'{self.processed_dir}' cannot be read; 'force_reload=True' makes it "
-                f'anew ({error!r})'
+                f"'{self.processed_dir}' cannot be read ({error!r}): remove the folder "
+                f"(or give 'force_reload=True'), and it is made anew"
             ) from error

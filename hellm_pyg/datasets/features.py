@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,32 +15,43 @@ from torch import Tensor
 ENDINGS = ('.npy', '.safetensors')
 
 
-def read_features(path: Path, modality: str, num_rows: int, rows_of: str) -> Tensor:
+def items_hash(ids: Sequence[Any]) -> str:
+    """SHA-256 of the ids that the rows of a file follow; ``'7'`` and ``7`` are one."""
+    text = json.dumps([str(value) for value in ids])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_features(
+    path: Path, modality: str, items: Sequence[Any], rows_of: str
+) -> Tensor:
     r"""Reads a feature matrix and checks it.
 
     An ``.npy`` file holds the matrix. A ``.safetensors`` file holds it under the
     modality's name or as the only tensor, beside an optional tensor ``mask`` of
-    shape :math:`[R]` that is true where a row has features.
+    shape :math:`[R]` that is true where a row has features. A header that tells the
+    items of the rows, as ``hellm features`` writes it, is compared with ``items``.
 
     Args:
         path: The file.
         modality: Name of the modality.
-        num_rows: Number of rows :math:`R` that the items ask for.
+        items: The ids that the :math:`R` rows need to follow.
         rows_of: What the rows follow, for messages.
 
     Returns:
         float32 of shape :math:`[R, F]`; missing rows are NaN throughout.
 
     Raises:
-        ValueError: If the matrix has another number of rows, no columns, an
-            infinite value, or a row of which only a part is NaN.
+        ValueError: If the matrix is of other items, has another number of rows, no
+            columns, an infinite value, or a row of which only a part is NaN.
     """
+    num_rows = len(items)
     where = f"'features' of '{modality}' ('{path}')"
     mask = None
     if path.suffix.lower() == '.npy':
         x = _read_numpy(path, where)
     else:
         x, mask = _read_safetensors(path, modality, where)
+        _check_items(path, items, rows_of, where)
     if x.dim() != 2 or x.size(1) == 0:
         raise ValueError(f'{where} needs a matrix (got shape {tuple(x.shape)})')
     if x.size(0) != num_rows:
@@ -54,6 +69,19 @@ def read_features(path: Path, modality: str, num_rows: int, rows_of: str) -> Ten
         x[~mask.bool()] = torch.nan
     _check_values(x, where)
     return x
+
+
+def _check_items(path: Path, items: Sequence[Any], rows_of: str, where: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(path, 'pt') as file:
+        header = (file.metadata() or {}).get('features')
+    if header and json.loads(header).get('items') not in (None, items_hash(items)):
+        raise ValueError(
+            f'{where} was made for another catalogue, or for its items in another '
+            f'order (got other ids in its header than {rows_of}): encode it again '
+            "with 'hellm features'"
+        )
 
 
 def _check_values(x: Tensor, where: str) -> None:

@@ -34,13 +34,14 @@ def interaction_graph(
         name: Name of the data set.
 
     Returns:
-        Node types ``user`` and ``item`` (``x_<modality>``, ``title``, ``table``),
-        edge type ``('user', 'interacts', 'item')`` (``edge_index``, ``time``), and
-        the global ``fingerprint`` and ``name``.
+        Node types ``user`` and ``item`` (``id``, ``x_<modality>``, ``title``,
+        ``table``), edge type ``('user', 'interacts', 'item')`` (``edge_index``,
+        ``time``), and the global ``fingerprint`` and ``name``.
     """
     data = HeteroData()
     data['user'].num_nodes = ids.num_users
     data['item'].num_nodes = ids.num_items
+    data['item'].id = list(ids.items)
     for modality, x in features.items():
         data['item'][f'x_{modality}'] = x
     if ids.titles is not None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Format to ending; Pillow opens no other.
 FORMATS = {'JPEG': '.jpg', 'PNG': '.png', 'GIF': '.gif', 'WEBP': '.webp'}
 MAX_PIXELS = 20_000_000
+MAX_BYTES = 64 << 20
 # Shops answer with a single pixel where they have no picture.
 MIN_SIDE = 8
 
@@ -73,13 +74,32 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image file as RGB.
+def read_image(
+    path: Path, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Image.Image:
+    """An image file as RGB, turned as its camera was held.
+
+    Args:
+        path: The file.
+        max_pixels: As of :func:`decode_image`.
+        max_bytes: Larger files are refused before they are read.
 
     Raises:
         ImageError: If it cannot be used; see :func:`decode_image`.
     """
+    from PIL import ImageOps
+
+    if not path.is_file():
+        raise ImageError(f"'{path}' is no file", 'not found')
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ImageError(
+            f"'{path}' has {size} bytes, more than {max_bytes}", 'too large'
+        )
     try:
-        return decode_image(path.read_bytes(), max_pixels).convert('RGB')
+        image = decode_image(path.read_bytes(), max_pixels)
+        return ImageOps.exif_transpose(image).convert('RGB')
     except ImageError as error:
         raise ImageError(f"'{path}': {error}", error.reason) from None
+    except Exception as error:  # of a broken EXIF block, or a file not readable
+        raise ImageError(f"'{path}': {error!r}", 'damaged') from None

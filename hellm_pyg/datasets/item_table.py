@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,11 @@ from numpy.typing import NDArray
 
 from hellm_pyg.datasets.columns import encode_ids, read_values
 from hellm_pyg.datasets.ids import Id
+from hellm_pyg.datasets.rows import RowCheck
 from hellm_pyg.datasets.tables import (
+    Source,
     column_names,
-    ending,
+    is_untyped,
     read_table,
     require_column,
 )
@@ -39,37 +40,39 @@ class ItemTable:
         return np.array([row.get(str(value), -1) for value in items], dtype=np.int64)
 
 
-def read_items(path: Path, item_id: str, title: str | None) -> ItemTable:
+def read_items(source: Source, item_id: str, title: str | None) -> ItemTable:
     """Reads an item table.
 
     Args:
-        path: CSV, TSV, Parquet or JSON lines.
+        source: CSV, TSV, Parquet, JSON lines or a frame.
         item_id: Column of the ids.
         title: Column of the titles; the usual ``'title'`` may be absent.
 
     Raises:
         ValueError: If a column is missing, or an id is missing or repeated.
     """
-    names = column_names(path)
-    require_column(item_id, names, path, 'item_id')
-    if title not in (None, 'title'):
-        require_column(title, names, path, 'title')
-    table = read_table(path)
-    distinct, code = encode_ids(table[item_id], path, item_id)
+    names = column_names(source)
+    require_column(item_id, names, source, 'item_id')
+    if title is not None and title != 'title':
+        require_column(title, names, source, 'title')
+    table = read_table(source, names)
+    rows = RowCheck(
+        source, 'refuse', table.num_rows, '; fill in the id or drop the row'
+    )
+    distinct, code = encode_ids(table[item_id], item_id, 'item', rows)
     if len(distinct) < code.size:
         repeated = int(np.argmax(np.bincount(code) > 1))
         first, second = (np.flatnonzero(code == repeated)[:2] + 1).tolist()
         raise ValueError(
-            f"'{path}': column '{item_id}' needs each item once (got "
-            f'{distinct[repeated]!r} in rows {first} and {second})'
+            f"'{source}': column '{item_id}' needs each item once (got "
+            f'{distinct[repeated]!r} in rows {first} and {second}); drop one of them'
         )
-    untyped = ending(path) in ('.csv', '.tsv')
     titles = None
     if title is not None and title in names:
         values = read_values(table[title], False)
         titles = ['' if value is None else str(value) for value in values]
     columns = {
-        name: read_values(table[name], untyped)
+        name: read_values(table[name], is_untyped(source))
         for name in names
         if name not in (item_id, title)
     }

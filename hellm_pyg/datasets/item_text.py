@@ -10,7 +10,10 @@ from string import Formatter
 
 # Longer texts are cut; encoders read a few hundred words.
 MAX_TEXT = 32_768
-HIDDEN = re.compile(r'<(script|style)\b.*?</\1\s*>|<!--.*?-->', re.DOTALL | re.I)
+# What is never closed goes on to the end, as in a browser: no text is read twice.
+HIDDEN = re.compile(
+    r'<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?(?:-->|\Z)', re.DOTALL | re.I
+)
 TAG = re.compile(r'</?[a-zA-Z][^<>]*>')
 
 

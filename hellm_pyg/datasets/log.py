@@ -9,26 +9,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hellm_pyg.datasets.columns import (
-    encode_ids,
-    read_numbers,
-    read_times,
-    whole_times,
-)
+from hellm_pyg.datasets.columns import encode_ids, read_numbers
+from hellm_pyg.datasets.guess import guess_columns
 from hellm_pyg.datasets.ids import Id
 from hellm_pyg.datasets.kcore import core_mask
+from hellm_pyg.datasets.rows import BadRows, RowCheck
 from hellm_pyg.datasets.tables import (
     SEQUENCES,
+    Source,
     column_names,
     ending,
     read_sequences,
     read_table,
     require_column,
 )
+from hellm_pyg.datasets.times import NAMES as UNIT_NAMES
+from hellm_pyg.datasets.times import Times, TimeUnit, read_times, whole_times
 
 logger = logging.getLogger(__name__)
 
-USUAL_TIMES = {'time', 'timestamp', 'date', 'datetime', 'unixreviewtime'}
+REMEDY = "; mend the row, remove it, or leave such rows out with bad_rows='drop'"
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,14 @@ class InteractionLog:
         first = np.unique(pair, return_index=True)[1]
         return self.take(np.sort(first)) if first.size < pair.size else self
 
-    def core(self, k: int) -> InteractionLog:
-        """The k-core: every user and item keeps at least ``k`` interactions."""
-        return self.take(core_mask(self.user, self.item, k)) if k > 1 else self
+    def core(self, k: int, min_length: int = 0) -> InteractionLog:
+        """The k-core: every user and item keeps at least ``k`` interactions.
+
+        Users also keep at least ``min_length``.
+        """
+        if max(k, min_length) <= 1:
+            return self
+        return self.take(core_mask(self.user, self.item, k, max(k, min_length)))
 
     def compact(self) -> InteractionLog:
         """Only the users and items that interact, renumbered in the same order."""
@@ -92,7 +97,7 @@ class InteractionLog:
 
     @property
     def whole_time(self) -> NDArray[np.int64]:
-        """Times as integers: see :func:`~hellm_pyg.datasets.columns.whole_times`."""
+        """Times as integers: see :func:`~hellm_pyg.datasets.times.whole_times`."""
         return whole_times(self.time)
 
 
@@ -104,65 +109,148 @@ def _present(
     return np.flatnonzero(occurs), (occurs.cumsum() - 1)[code]
 
 
+@dataclass(frozen=True)
+class LogReport:
+    """How a log was read.
+
+    Args:
+        rows: Number of rows, bad ones included.
+        dropped: Reason to number of the rows that were left out.
+        columns: Role to column as it was used, :obj:`None` where there is none.
+        guessed: Roles whose column was guessed.
+        time_read_as: ``'s'``, ``'ms'``, ``'us'``, ``'ns'``, ``'dates'``, ``'number'``,
+            or ``'position'``, where the order of the file is the time.
+    """
+
+    rows: int
+    dropped: dict[str, int]
+    columns: dict[str, str | None]
+    guessed: list[str]
+    time_read_as: str
+
+    @property
+    def time_unit(self) -> str:
+        """``'s'`` (since 1970), ``'number'`` or ``'position'``."""
+        plain = self.time_read_as in ('number', 'position')
+        return self.time_read_as if plain else 's'
+
+
 def read_log(
-    path: Path,
+    source: Source,
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
     rating: str | None = None,
-) -> InteractionLog:
+    time_unit: TimeUnit | None = None,
+    bad_rows: BadRows = 'refuse',
+) -> tuple[InteractionLog, LogReport]:
     """Reads sequence text or the named columns of a table.
 
     Args:
-        path: The file.
-        user: Column of the user ids; ``'user_id'`` if not given.
-        item: Column of the item ids; ``'item_id'`` if not given.
+        source: The file or frame.
+        user: Column of the user ids; if not given, ``'user_id'``, or the only
+            column whose name says that it is meant.
+        item: Column of the item ids; likewise, ``'item_id'``.
         time: Column of the times; without it, the position of a row (in sequence
             text, of an item in its user's history) is its time.
         rating: Column of the ratings; not read if not given.
+        time_unit: Unit of times that are numbers, see
+            :func:`~hellm_pyg.datasets.times.read_times`.
+        bad_rows: Whether to ``'refuse'`` or to ``'drop'`` and count rows without an
+            id, or with a time or rating that cannot be one.
 
     Raises:
         ValueError: If a column is missing or holds what it may not.
     """
-    if ending(path) == SEQUENCES:
-        named = {'user': user, 'item': item, 'time': time, 'rating': rating}
-        given = [name for name, column in named.items() if column is not None]
-        if given:
+    given = {'user': user, 'item': item, 'time': time, 'rating': rating}
+    if isinstance(source, Path) and ending(source) == SEQUENCES:
+        named = [name for name, column in given.items() if column is not None]
+        if named:
             raise ValueError(
-                f"'{given[0]}' names a column, but sequence text has none (got "
-                f"{named[given[0]]!r} for '{path}')"
+                f"'{named[0]}' names a column, but sequence text has none (got "
+                f"{given[named[0]]!r} for '{source}')"
             )
-        return _read_sequence_log(path)
-    user, item = user or 'user_id', item or 'item_id'
-    names = column_names(path)
-    wanted = {'user': user, 'item': item, 'time': time, 'rating': rating}
-    columns = {key: name for key, name in wanted.items() if name is not None}
-    for key, name in columns.items():
-        require_column(name, names, path, key)
-    unused = [name for name in names if name.lower() in USUAL_TIMES]
-    if time is None and unused:
-        logger.warning(
-            "%s: the order is that of the file; column '%s' is read with time='%s'",
-            path,
-            unused[0],
-            unused[0],
-        )
-    table = read_table(path, list(dict.fromkeys(columns.values())))
-    users, user_code = encode_ids(table[user], path, user)
-    items, item_code = encode_ids(table[item], path, item)
-    times: NDArray[np.generic] = np.arange(table.num_rows)
+        log = _read_sequence_log(source)
+        return log, LogReport(len(log), {}, given, [], 'position')
+    columns, guessed = _columns(source, given)
+    table = read_table(source, [name for name in columns.values() if name])
+    rows = RowCheck(source, bad_rows, table.num_rows, REMEDY)
+    ids = {}
+    for role in ('user', 'item'):
+        name = str(columns[role])
+        ids[role] = encode_ids(table[name], name, role, rows)
+    (users, user_code), (items, item_code) = ids['user'], ids['item']
+    times = Times(np.arange(table.num_rows), 'position')
     if time is not None:
-        times = read_times(table[time], path, time)
+        times = read_times(table[time], time, rows, time_unit)
+        _say_unit(source, time, times, time_unit)
     ratings = None
     if rating is not None:
-        ratings = read_numbers(table[rating], path, rating)
-    return InteractionLog(users, items, user_code, item_code, times, ratings)
+        ratings = read_numbers(table[rating], rating, 'rating', rows)
+    log = InteractionLog(users, items, user_code, item_code, times.value, ratings)
+    if rows.dropped:
+        log = log.take(rows.kept)
+        counts = ', '.join(f'{name} {n}' for name, n in rows.dropped.items())
+        logger.warning('%s: rows are dropped: %s', source, counts)
+        if len(log) == 0:
+            raise ValueError(f"'{source}' has no row that can be used ({counts})")
+        log = log.compact()
+    report = LogReport(table.num_rows, rows.dropped, columns, guessed, times.read_as)
+    return log, report
+
+
+def _columns(
+    source: Source, given: dict[str, str | None]
+) -> tuple[dict[str, str | None], list[str]]:
+    """The column of each role, and the roles that were guessed."""
+    names = column_names(source)
+    known = guess_columns(names)
+    columns, guessed = dict(given), []
+    for role in ('user', 'item'):
+        if columns[role] is None:
+            columns[role] = known.get(role, f'{role}_id')
+            if columns[role] != f'{role}_id':
+                guessed.append(role)
+                logger.warning(
+                    "%s: column '%s' is read with %s='%s'",
+                    source,
+                    columns[role],
+                    role,
+                    columns[role],
+                )
+    roles: dict[str, str] = {}
+    for role, name in columns.items():
+        if name is None:
+            continue
+        require_column(name, names, source, role)
+        if name in roles:
+            raise ValueError(
+                f"'{roles[name]}' and '{role}' need two columns of '{source}' (got "
+                f"'{name}' for both, its columns: {', '.join(map(repr, names))})"
+            )
+        roles[name] = role
+    if given['time'] is None and 'time' in known:
+        logger.warning(
+            "%s: the order is that of the file; column '%s' is read with time='%s'",
+            source,
+            known['time'],
+            known['time'],
+        )
+    return columns, guessed
+
+
+def _say_unit(source: Source, name: str, times: Times, given: TimeUnit | None) -> None:
+    if given is None and times.read_as != 'dates':
+        unit = UNIT_NAMES.get(times.read_as)
+        said = f'{unit} since 1970' if unit else 'plain numbers, of no known unit'
+        logger.info("%s: column '%s' is read as %s", source, name, said)
 
 
 def _read_sequence_log(path: Path) -> InteractionLog:
     table = read_sequences(path)
-    users, user = encode_ids(table['user'], path, 'user')
-    items, item = encode_ids(table['item'], path, 'item')
+    rows = RowCheck(path, 'refuse', table.num_rows)
+    users, user = encode_ids(table['user'], 'user', 'user', rows)
+    items, item = encode_ids(table['item'], 'item', 'item', rows)
     order = np.argsort(user, kind='stable')
     count = np.bincount(user, minlength=len(users))
     start = count.cumsum() - count

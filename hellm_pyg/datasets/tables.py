@@ -1,15 +1,25 @@
-"""CSV, TSV, Parquet, JSON lines and sequence text as Arrow tables."""
+"""CSV, TSV, Parquet, JSON lines, sequence text and frames as Arrow tables."""
 
 from __future__ import annotations
 
+import csv as standard_csv
+import io
 import logging
+import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from hellm_pyg.datasets.columns import NUMBER
+from hellm_pyg.datasets.frames import Frame
+from hellm_pyg.datasets.table_errors import BLOCK, unreadable
 
 if TYPE_CHECKING:
     import pyarrow
+    from pyarrow import csv
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +33,24 @@ TABLES = {
     '.json': 'json',
 }
 SEQUENCES = '.txt'
+DELIMITERS = {',': 'commas', '\t': 'tabs', ';': 'semicolons', '|': 'bars'}
+# Bytes of a line; several lines of this length are in memory at once.
+LONGEST = 1 << 24
+
+Source = Path | Frame
+
+
+def as_source(
+    value: Any, argument: str, endings: Sequence[str] = tuple(TABLES)
+) -> Source:
+    """A file, checked as by :func:`checked_file`, or a table of any library.
+
+    Raises:
+        ValueError: If it is neither, or the file is refused.
+    """
+    if isinstance(value, str | os.PathLike):
+        return checked_file(Path(value), argument, endings)
+    return Frame(value, argument)
 
 
 def checked_file(
@@ -59,14 +87,21 @@ def ending(path: Path) -> str:
     return Path(path.name.lower().removesuffix('.gz')).suffix
 
 
+def is_untyped(source: Source) -> bool:
+    """Whether the values of a source are text, whatever they mean."""
+    return isinstance(source, Path) and TABLES[ending(source)] in ('csv', 'tsv')
+
+
 def _beside(path: Path) -> str:
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     nearest = get_close_matches(path.name, names, 1)
     return f"; did you mean '{path.parent / nearest[0]}'?" if nearest else ''
 
 
-def require_column(name: str, names: Sequence[str], path: Path, argument: str) -> None:
-    """Refuses a column that the file lacks.
+def require_column(
+    name: str, names: Sequence[str], source: Source, argument: str
+) -> None:
+    """Refuses a column that the source lacks.
 
     Raises:
         ValueError: Names the columns that exist and the nearest one.
@@ -75,77 +110,79 @@ def require_column(name: str, names: Sequence[str], path: Path, argument: str) -
         return
     nearest = get_close_matches(name, names, 1, cutoff=0.4)
     hint = f"; did you mean {argument}='{nearest[0]}'?" if nearest else ''
+    if not hint and any(re.match(NUMBER, known) for known in names):
+        hint = '; the first line needs to hold the names of the columns: add it'
     raise ValueError(
-        f"'{argument}' names the column '{name}', which '{path}' does not have "
+        f"'{argument}' names the column '{name}', which '{source}' does not have "
         f'(its columns: {", ".join(map(repr, names))}){hint}'
     )
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(source: Source) -> list[str]:
     """Names of a table's columns, without reading all of it.
 
+    Columns without a name, as pandas writes its index, are left out.
+
     Raises:
-        ValueError: If the file cannot be read or has a single column.
+        ValueError: If the source cannot be read, has fewer than two columns or
+            two of one name.
     """
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
-    kind = TABLES[ending(path)]
     try:
-        if kind == 'parquet':
-            names = parquet.read_schema(_parquet_source(path)).names
-        elif kind == 'json':
-            names = read_table(path).column_names
+        if isinstance(source, Frame):
+            names = source.table.column_names
+        elif TABLES[ending(source)] == 'parquet':
+            names = parquet.read_schema(_parquet_source(source)).names
+        elif TABLES[ending(source)] == 'json':
+            names = _read_json(source).column_names
         else:
-            with csv.open_csv(path, parse_options=_delimited(kind)) as reader:
-                names = reader.schema.names
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+            names = _header(source)[0]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise unreadable(Path(str(source)), error, LONGEST) from error
+    names = [name for name in names if name]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise ValueError(
+            f"'{source}' has the column '{repeated[0]}' {names.count(repeated[0])} "
+            f'times (its columns: {", ".join(map(repr, names))}); rename all but one'
+        )
     if len(names) < 2:
         shown = ', '.join(map(repr, names))
         raise ValueError(
-            f"'{path}' needs at least two columns (got {shown}); '.csv' is separated "
+            f"'{source}' needs at least two columns (got {shown}); '.csv' is separated "
             f"by commas, '.tsv' by tabs"
         )
     return names
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+def read_table(source: Source, columns: Sequence[str] | None = None) -> pyarrow.Table:
     """Reads the named columns of a table, or all of them.
 
     Columns of CSV and TSV come as text exactly as written, so that ``007``
-    stays ``007``; Parquet and JSON lines keep their types. TSV knows no quotes.
+    stays ``007``; others keep their types. TSV knows no quotes.
 
     Raises:
-        ValueError: If the file cannot be read or has no rows.
+        ValueError: If the source cannot be read or has no rows.
     """
     import pyarrow as pa
-    from pyarrow import csv, json, parquet
+    from pyarrow import parquet
 
-    kind = TABLES[ending(path)]
+    names = list(columns or column_names(source))
     try:
-        if kind == 'parquet':
-            source = _parquet_source(path)
-            table = parquet.read_table(source, columns=columns and list(columns))
-        elif kind == 'json':
-            # A line longer than a block is an error: the block is large.
-            options = json.ReadOptions(block_size=1 << 26)
-            table = json.read_json(path, read_options=options)
-            table = table.select(columns) if columns else table
+        if isinstance(source, Frame):
+            table = source.table.select(names)
+        elif TABLES[ending(source)] == 'parquet':
+            table = parquet.read_table(_parquet_source(source), columns=names)
+        elif TABLES[ending(source)] == 'json':
+            table = _read_json(source).select(names)
         else:
-            names = columns or column_names(path)
-            table = csv.read_csv(
-                path,
-                parse_options=_delimited(kind),
-                convert_options=csv.ConvertOptions(
-                    include_columns=list(names),
-                    column_types={name: pa.string() for name in names},
-                ),
-            )
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+            table = _read_delimited(source, names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise unreadable(Path(str(source)), error, LONGEST) from error
     if table.num_rows == 0:
-        raise ValueError(f"'{path}' has no rows")
+        raise ValueError(f"'{source}' has no rows")
     return table
 
 
@@ -162,7 +199,7 @@ def read_sequences(path: Path) -> pyarrow.Table:
         with pa.input_stream(path) as stream:
             text = stream.read().decode('utf-8-sig')
     except (UnicodeDecodeError, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error, LONGEST) from error
     lines = pc.utf8_trim_whitespace(pa.array(text.splitlines(), pa.large_string()))
     lines = lines.filter(pc.not_equal(lines, ''))
     if len(lines) == 0:
@@ -174,7 +211,7 @@ def read_sequences(path: Path) -> pyarrow.Table:
     if len(row) == 0:
         raise ValueError(
             f"'{path}' needs lines of 'user item item ...' (got a single column, "
-            f'first line {lines[0].as_py()!r})'
+            f'first line {lines[0].as_py()[:80]!r})'
         )
     without = len(lines) - pc.count_distinct(row).as_py()
     if without:
@@ -184,12 +221,125 @@ def read_sequences(path: Path) -> pyarrow.Table:
     return pa.table({'user': user.take(row), 'item': pc.list_flatten(items)})
 
 
-def _delimited(kind: str) -> pyarrow.csv.ParseOptions:
+def _header(path: Path) -> tuple[list[str], str]:
+    """The names in the first line, and what separates them.
+
+    Where the usual delimiter finds one column and a single other one finds more,
+    that one is meant: a table of one column is of no use.
+    """
+    import pyarrow as pa
+
+    with pa.input_stream(path) as stream:
+        head = stream.read(BLOCK)
+    if b'\n' not in head and len(head) == BLOCK:
+        raise OSError(
+            'its first line, where the names of the columns belong, is longer than '
+            '1 MiB'
+        )
+    text = head[: head.rfind(b'\n') + 1 or None].decode('utf-8-sig')
+    if '\0' in text:
+        raise OSError('it holds zero bytes')
+    usual = '\t' if TABLES[ending(path)] == 'tsv' else ','
+    names = {mark: _split(text, mark) for mark in DELIMITERS}
+    others = [m for m in DELIMITERS if m != usual and len(names[m]) > 1]
+    if len(names[usual]) > 1 or len(others) != 1:
+        return names[usual], usual
+    return names[others[0]], others[0]
+
+
+def _split(text: str, delimiter: str) -> list[str]:
+    rows = standard_csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
+    return next((row for row in rows if row), [])
+
+
+def _read_delimited(path: Path, names: list[str]) -> pyarrow.Table:
+    import pyarrow as pa
     from pyarrow import csv
 
-    if kind == 'tsv':
-        return csv.ParseOptions(delimiter='\t', quote_char=False)
-    return csv.ParseOptions(newlines_in_values=True)
+    every, delimiter = _header(path)
+    tsv = TABLES[ending(path)] == 'tsv' and delimiter == '\t'
+    if delimiter != ('\t' if TABLES[ending(path)] == 'tsv' else ','):
+        logger.warning(
+            '%s: columns are taken to be separated by %s: %s',
+            path,
+            DELIMITERS[delimiter],
+            ', '.join(map(repr, every)),
+        )
+    options = {
+        'delimiter': delimiter,
+        'quote_char': False if tsv else '"',
+        'newlines_in_values': not tsv,
+    }
+    convert = csv.ConvertOptions(
+        include_columns=names, column_types={name: pa.string() for name in names}
+    )
+    try:
+        table = csv.read_csv(
+            path,
+            csv.ReadOptions(block_size=LONGEST),
+            csv.ParseOptions(**options),
+            convert,
+        )
+    except pa.ArrowInvalid as error:
+        if 'Expected' not in str(error):
+            raise
+        raise _uneven(path, options) or error from error
+    if not tsv:
+        _refuse_open_quote(path, every[-1], csv.ParseOptions(**options))
+    return table
+
+
+def _uneven(path: Path, options: dict[str, Any]) -> Exception | None:
+    """What to say of the first row with another number of columns."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    found: list[csv.InvalidRow] = []
+
+    def keep(row: csv.InvalidRow) -> str:
+        found.append(row)
+        return 'error'
+
+    parse = csv.ParseOptions(**options, invalid_row_handler=keep)
+    read = csv.ReadOptions(block_size=LONGEST, use_threads=False)
+    with suppress(pa.ArrowException):
+        csv.read_csv(path, read, parse)
+    if not found:
+        return None
+    row = found[0]
+    return pa.ArrowInvalid(
+        f'row {row.number - 1} has {row.actual_columns} columns instead of '
+        f'{row.expected_columns} (got {row.text[:80]!r}); put a value that holds a '
+        f'delimiter in quotes, and close every quote'
+    )
+
+
+def _refuse_open_quote(path: Path, last: str, parse: csv.ParseOptions) -> None:
+    """An open quote makes one value of all that follows, which Arrow accepts."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    quotes = 0
+    with pa.input_stream(path) as stream:
+        while block := stream.read(BLOCK):
+            quotes += block.count(b'"')
+    if quotes % 2 == 0:
+        return
+    convert = csv.ConvertOptions(
+        include_columns=[last], column_types={last: pa.string()}
+    )
+    column = csv.read_csv(path, csv.ReadOptions(block_size=LONGEST), parse, convert)[0]
+    if '\n' in column[-1].as_py():
+        raise pa.ArrowInvalid(
+            f"row {len(column)} opens a quote in column '{last}' that is never closed "
+            f'(got {column[-1].as_py()[:40]!r} ...); close it'
+        )
+
+
+def _read_json(path: Path) -> pyarrow.Table:
+    from pyarrow import json
+
+    return json.read_json(path, json.ReadOptions(block_size=LONGEST))
 
 
 def _parquet_source(path: Path) -> pyarrow.NativeFile | Path:
@@ -199,7 +349,3 @@ def _parquet_source(path: Path) -> pyarrow.NativeFile | Path:
         return path
     with pa.input_stream(path) as stream:
         return pa.BufferReader(stream.read_buffer())
-
-
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"'{path}' cannot be read as {ending(path)[1:]}: {error}")

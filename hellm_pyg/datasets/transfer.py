@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import random
+import socket
 import string
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
-from ssl import SSLCertVerificationError
+from functools import cache
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+)
+from ssl import SSLCertVerificationError, SSLContext, create_default_context
+from threading import Timer
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urljoin, urlsplit
 from urllib.request import (
@@ -83,12 +91,56 @@ def open_url(
     )
 
 
+class _Connection(HTTPConnection):
+    """Whose answer has to begin in time, also if it comes byte by byte."""
+
+    def getresponse(self) -> HTTPResponse:
+        late = False
+
+        def cut() -> None:
+            nonlocal late
+            late = True
+            with suppress(OSError, AttributeError):  # closed meanwhile
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+        timer = Timer(self.timeout or MAX_WAIT, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+            if late:  # what was cut looks like a whole header
+                response.close()
+                raise TimeoutError('the header does not end')
+            return response
+        finally:
+            timer.cancel()
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _HTTPHandler(HTTPHandler):
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _HTTPSHandler(HTTPSHandler):
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_SecureConnection, req, context=_certificates())
+
+
+@cache
+def _certificates() -> SSLContext:
+    return create_default_context()
+
+
 def _request(url: str, timeout: float, headers: Mapping[str, str]) -> HTTPResponse:
     opener = OpenerDirector()
     for handler in (
         ProxyHandler,
-        HTTPHandler,
-        HTTPSHandler,
+        _HTTPHandler,
+        _HTTPSHandler,
         HTTPDefaultErrorHandler,
         HTTPErrorProcessor,
     ):

@@ -139,15 +139,15 @@ def rank(
         exclude_seen: Leave out the items of the user's history (all of it, also what
             lies beyond ``max_len``).
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``, as
-            of :func:`evaluate`.
+            of :func:`evaluate`, and ``allow_fewer``, as of :func:`iter_rank`.
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`, best first; of equal
         scores the lower item comes first. Both on the CPU.
 
     Raises:
-        ValueError: If a user has fewer than ``k`` items left, or scores are not
-            finite.
+        ValueError: If a user has fewer than ``k`` items left and may not, or scores
+            are not finite.
     """
     parts = list(iter_rank(model, data, users, k, exclude_seen, **options))
     if not parts:
@@ -167,9 +167,10 @@ def iter_rank(
     max_len: int = 50,
     batch_tokens: int | None = None,
     precision: Precision = 'fp32',
+    allow_fewer: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Streams what :func:`rank` returns, batch by batch.
+    r"""Streams what :func:`rank` returns, batch by batch.
 
     Args:
         model: The model; encodes the data once.
@@ -181,6 +182,8 @@ def iter_rank(
         max_len: Number of last items of a history that the model may read.
         batch_tokens: Bound on users times longest history instead of ``batch_size``.
         precision: ``'bf16'`` runs the model under autocast.
+        allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
+            in items -1 of score :math:`-\infty`; otherwise that is an error.
         progress: Show a progress bar on a terminal.
 
     Yields:
@@ -203,7 +206,8 @@ def iter_rank(
             batch_tokens=batch_tokens,
         )
     with inference(model, precision):
-        encoded = model.encode(place(_everything(data), device))
+        known_data = fold_in(data, 'all') if 'val_item' in data['user'] else data
+        encoded = model.encode(place(known_data, device))
     for batch in _bar(batches, 'rank', progress):
         row = col = torch.empty(0, dtype=torch.long)
         if exclude_seen:
@@ -219,21 +223,8 @@ def iter_rank(
                     "'scores' needs to be finite (got NaN or infinite scores): the "
                     'model has diverged'
                 )
-            item, score = best(scores, row, col, k, moved.user)
+            item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
-
-
-def _everything(data: HeteroData) -> HeteroData:
-    """The data with all held-out items among the interactions."""
-    if 'val_item' not in data['user']:
-        return data
-    folded = fold_in(data)
-    user = folded['user']
-    user.val_item = user.test_item
-    user.test_item = torch.full_like(user.test_item, -1)
-    if 'test_time' in user:
-        user.val_time = user.test_time
-    return fold_in(folded)
 
 
 def _masked(data: HeteroData, split: str, protocol: Protocol) -> Histories | None:

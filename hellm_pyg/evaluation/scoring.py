@@ -19,23 +19,6 @@ from hellm_pyg.evaluation.protocol import Recommender
 Precision = Literal['fp32', 'bf16']
 
 
-class TooFewItemsError(ValueError):
-    """A user has fewer items left than are asked for.
-
-    Args:
-        k: Number of items asked for.
-        left: Number of items that are left.
-        user: The user, by internal index or by original id.
-    """
-
-    def __init__(self, k: int, left: int, user: int | str) -> None:
-        self.k, self.left, self.user = k, left, user
-        super().__init__(
-            f"'k' needs to be at most the number of items that are left (got {k}, but "
-            f'user {user} has {left} unseen items): lower it or rank seen items, too'
-        )
-
-
 @contextmanager
 def inference(model: Recommender, precision: Precision = 'fp32') -> Iterator[None]:
     """Evaluation mode without gradients; restores every sub-module's own flag."""
@@ -102,17 +85,38 @@ def score_all(
 
 
 def best(
-    scores: Tensor, row: Tensor, col: Tensor, k: int, user: Tensor
+    scores: Tensor,
+    row: Tensor,
+    col: Tensor,
+    k: int,
+    user: Tensor,
+    allow_fewer: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Top items outside the masked pairs; ``scores`` is left untouched.
 
+    Args:
+        scores: Finite scores, float of shape :math:`[B, I]`.
+        row: Rows of the pairs that are left out.
+        col: Their items.
+        k: Number of items.
+        user: The user of each row, for messages.
+        allow_fewer: Whether a row with fewer items left ends in items -1.
+
+    Returns:
+        Items and their scores, each of shape :math:`[B, k]`.
+
     Raises:
-        TooFewItemsError: If a row has fewer items left.
+        ValueError: If a row has fewer items left and may not.
     """
     minus_infinity = scores.new_tensor(float('-inf'))
     scores = scores.index_put((row, col), minus_infinity)
     left = scores.isfinite().sum(dim=1, dtype=torch.int32)
-    if bool((left < k).any()):
+    if not allow_fewer and bool((left < k).any()):
         worst = int(left.argmin())
-        raise TooFewItemsError(k, int(left[worst]), int(user[worst]))
-    return top_k(scores, k)
+        raise ValueError(
+            f"'k' needs to be at most the number of items that are left (got {k}, but "
+            f'user {int(user[worst])} has {int(left[worst])} unseen items): lower it '
+            f'or rank seen items, too'
+        )
+    item, score = top_k(scores, k)
+    return item.where(score.isfinite(), -1), score

@@ -5,7 +5,8 @@ from hellm_pyg.llm.backbone import (
     load_backbone,
     quantization_config,
 )
-from hellm_pyg.llm.features import encode_texts
+from hellm_pyg.llm.feature_files import encode_features
+from hellm_pyg.llm.features import ImageFeatures, TextFeatures, encode_texts
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import PrefixStates
@@ -17,13 +18,16 @@ from hellm_pyg.llm.recommender import LLMRecommender
 __all__ = [
     'FusedProjector',
     'GraphPrefix',
+    'ImageFeatures',
     'ItemHead',
     'LLMRecommender',
     'PrefixStates',
     'Prompt',
+    'TextFeatures',
     'backbone_label',
     'collm',
     'e4srec',
+    'encode_features',
     'encode_texts',
     'hellm',
     'llara',

@@ -34,7 +34,7 @@ def adapt(
         lora: Arguments of :class:`peft.LoraConfig`; :obj:`None` adds nothing.
 
     Raises:
-        ValueError: If there would be two adapters.
+        ValueError: If there would be two adapters, or PEFT cannot build this one.
     """
     base = base_model(llm)
     if base.config._attn_implementation != prefix_attention.NAME:
@@ -49,7 +49,14 @@ def adapt(
     llm.requires_grad_(False)
     if lora is None:
         return llm
-    return _without_casts(get_peft_model(llm, LoraConfig(**lora)))
+    try:
+        adapted = get_peft_model(llm, LoraConfig(**lora))
+    except (TypeError, AttributeError, NotImplementedError) as error:
+        # PEFT checks few of its arguments, and stumbles over them in these ways.
+        raise ValueError(
+            f"'lora' does not fit peft's LoraConfig: {error} (got {dict(lora)})"
+        ) from error
+    return _without_casts(adapted)
 
 
 def _without_casts(llm: PeftModel) -> PeftModel:

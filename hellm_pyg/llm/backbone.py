@@ -22,9 +22,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
 from hellm_pyg.llm import prefix_attention
+from hellm_pyg.llm.loading import without_load_report
 
 PACKAGED = 'SmolLM2-135M-Instruct'
 
@@ -90,7 +90,8 @@ def load_model(
         config = AutoConfig.from_pretrained(_source(name))
     if num_layers is not None:
         _keep_layers(config, num_layers)
-    with _explained(name), _without_load_report():
+    # The language-model head and the layers cut off are left out on purpose.
+    with _explained(name), without_load_report():
         model, report = AutoModel.from_pretrained(
             _source(name),
             config=config,
@@ -166,7 +167,7 @@ def _packaged_file() -> Path:
 
 def _unpack(file: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    with _without_load_report():
+    with without_load_report():
         packed = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -203,17 +204,3 @@ def _keep_layers(config: PretrainedConfig, num_layers: int) -> None:
     config.num_hidden_layers = num_layers
     if getattr(config, 'layer_types', None):
         config.layer_types = config.layer_types[:num_layers]
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    # The language-model head and the layers cut off are left out on purpose.
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -72,6 +72,10 @@ class ItemHead(nn.Module):
         self.kind = kind
         self.hidden_size = hidden_size
         self.num_items = num_items
+        if adapter_channels is not None and adapter_channels < 1:
+            raise ValueError(
+                f"'adapter_channels' needs to be positive (got {adapter_channels})"
+            )
         self.adapter_channels = adapter_channels
         self.query: nn.Linear | None = None
         self.adapter: FusedProjector | None = None

@@ -189,8 +189,8 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
     if differing:
         raise ValueError(
             f"'{folder}' belongs to another run: {'; '.join(differing)}. Go on with "
-            f"the former settings, choose another 'run_dir', or start over with "
-            f"'fresh'"
+            f'the former settings, choose another folder for this run, or start over '
+            f"(remove '{folder.parent}', or call 'fit(fresh=True)')"
         )
     return Progress(**content['progress'])
 

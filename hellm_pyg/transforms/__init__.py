@@ -1,8 +1,8 @@
 """Transforms that turn interactions into the graphs of the models.
 
-Order matters: ``LeaveOneOut`` comes first, since ``UserItemGraph`` reads the edges it
-leaves (and refuses data without it). ``KNNHyperedges`` reads item features alone and
-may stand anywhere:
+Order matters: ``LeaveOneOut`` or ``HoldOutByDate`` comes first, since
+``UserItemGraph`` reads the edges they leave (and refuses data without a split).
+``KNNHyperedges`` reads item features alone and may stand anywhere:
 
 .. code-block:: python
 
@@ -11,8 +11,9 @@ may stand anywhere:
     T.Compose([LeaveOneOut(), UserItemGraph(), KNNHyperedges(k=10)])
 """
 
+from hellm_pyg.transforms.hold_out_by_date import HoldOutByDate
 from hellm_pyg.transforms.knn_hyperedges import KNNHyperedges
 from hellm_pyg.transforms.leave_one_out import LeaveOneOut
 from hellm_pyg.transforms.user_item_graph import UserItemGraph
 
-__all__ = ['KNNHyperedges', 'LeaveOneOut', 'UserItemGraph']
+__all__ = ['HoldOutByDate', 'KNNHyperedges', 'LeaveOneOut', 'UserItemGraph']

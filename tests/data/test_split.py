@@ -120,8 +120,7 @@ def test_fold_in(split):
     edge_index.validate()
     assert edge_index.is_sorted_by_row
     assert edge_index.sparse_size() == (5, 7)
-    assert folded[EDGE].time.tolist() == [0, 1, 2, 100, 300, 301, 400, 401]
-    assert 'rating' not in folded[EDGE]
+    assert folded[EDGE].edge_attrs() == ['edge_index']
     assert folded['user'].val_item.tolist() == [-1] * 5
     assert folded['user'].test_item.tolist() == [0, -1, -1, -1, 2]
     expected = dense_adjacency(edge_index.as_tensor().t().tolist(), 5, 7)
@@ -134,6 +133,16 @@ def test_fold_in(split):
 
     twice = fold_in(folded)
     assert twice[EDGE].edge_index.equal(edge_index)
+
+
+def test_fold_in_everything(split):
+    folded = fold_in(UserItemGraph()(split), 'all')
+    everything = as_lists(history_edges(split, 'all'))
+    for name in ('train', 'test', 'all'):
+        assert as_lists(history_edges(folded, name)) == everything
+    assert folded['user'].test_item.tolist() == [-1] * 5
+    expected = dense_adjacency(folded[EDGE].edge_index.as_tensor().t().tolist(), 5, 7)
+    torch.testing.assert_close(folded.ui_adj.to_dense(), expected)
 
 
 def test_fold_in_without_times_or_graph(split):

@@ -48,6 +48,8 @@ class Server:
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
         self.url = ''
 
     def add(self, path: str, body: bytes = b'', **kwargs) -> str:
@@ -69,6 +71,16 @@ def serve() -> Iterator[Server]:
             pass
 
         def do_GET(self) -> None:
+            with state.lock:
+                state.at_once += 1
+                state.most_at_once = max(state.most_at_once, state.at_once)
+            try:
+                self.reply()
+            finally:
+                with state.lock:
+                    state.at_once -= 1
+
+        def reply(self) -> None:
             state.requests.append((self.path, dict(self.headers)))
             page = state.pages.get(self.path)
             if page is None:

@@ -1,6 +1,9 @@
 import gzip
+import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,6 @@ import torch
 
 from hellm_pyg.data.split import fold_in
 from hellm_pyg.datasets import AmazonReviews, InteractionFiles
-from hellm_pyg.datasets.amazon import prepare_amazon
 from hellm_pyg.datasets.amazon_releases import RELEASES
 from hellm_pyg.transforms import LeaveOneOut
 
@@ -153,7 +155,7 @@ def test_bad_lines_are_reported(tmp_path, caplog):
     dataset = load(tmp_path, contents=contents)
     assert edges_of(dataset[0]) == EDGES
     first, second = dataset.report['files']
-    assert (first['file'], first['lines'], first['bad']) == (
+    assert (first['name'], first['lines'], first['bad']) == (
         'reviews_Beauty_5.json.gz',
         9,
         1,
@@ -217,12 +219,73 @@ def test_images(server, tmp_path):
     assert len(server.asked('/I/51.jpg')) == 1
 
 
+EXPORT = """
+from hellm_pyg.datasets import AmazonReviews
+from hellm_pyg.datasets.card import write_card
+from hellm_pyg.datasets.export import export_tables
+
+dataset = AmazonReviews(root, 'Beauty', min_count=0)
+paths = export_tables(dataset[0], dataset.ids, out)
+write_card(out, dataset[0], dataset.provenance)
+"""
+
+
+def export(out, root):
+    names = {'out': out, 'root': root}
+    exec(EXPORT, names)
+    return names['dataset'], names['paths']
+
+
 def test_tables_for_recipes(tmp_path):
     write_raw(tmp_path, '2014', 'Beauty', raw_files('2014'))
-    dataset, paths = prepare_amazon(tmp_path / 'out', root=tmp_path, min_count=0)
+    dataset, paths = export(tmp_path / 'out', tmp_path)
     read = InteractionFiles(
         tmp_path / 'cache', paths['interactions'], time='time', items=paths['items']
     )
     assert read[0].fingerprint == dataset[0].fingerprint
     assert read[0]['item'].table == dataset[0]['item'].table
     assert read.ids == dataset.ids
+
+
+def test_card(tmp_path):
+    reviews, products = raw_files('2014', [*REVIEWS, ('A1', 'B001', 90)])
+    contents = (b'{"asin"\n' + reviews, products + b'[]\n')
+    write_raw(tmp_path, '2014', 'Beauty', contents)
+    export(tmp_path / 'out', tmp_path)
+    card = json.loads((tmp_path / 'out' / 'data_card.json').read_text())
+    assert card['source'] == 'Amazon reviews of 2014: Beauty'
+    assert card['counts']['interactions'] == len(REVIEWS)
+    assert card['dropped'] == {
+        'lines of reviews_Beauty_5.json.gz: no record': 1,
+        'reviews: repeated': 1,
+        'reviews: below min_count': 0,
+        'lines of meta_Beauty.json.gz: no record': 1,
+        'lines of meta_Beauty.json.gz: repeated': 0,
+    }
+    raw = (tmp_path / 'raw' / '2014' / 'meta_Beauty.json.gz').read_bytes()
+    assert card['files'][1]['sha256'] == hashlib.sha256(raw).hexdigest()
+    assert card['template'] == '{title} {brand} {category} {description}'
+    assert card['columns']['text'] == 2
+    assert '1 items are not in meta_Beauty.json.gz.' in card['notes']
+    assert 'the first is line 1 (' in card['notes'][0]
+
+
+def test_tables_and_card_are_the_same_bytes_everywhere(tmp_path):
+    one, two = (tmp_path / name for name in ('one', 'two'))
+    for folder in (one, two):
+        write_raw(folder, '2014', 'Beauty', raw_files('2014'))
+    export(one / 'out', one)
+    out, root = str(two / 'out'), str(two)
+    code = f'out, root = {out!r}, {root!r}' + EXPORT
+    environment = {**os.environ, 'PYTHONHASHSEED': '1'}
+    subprocess.run([sys.executable, '-c', code], env=environment, check=True)
+    names = sorted(path.name for path in (one / 'out').iterdir())
+    assert names == [
+        'data_card.json',
+        'data_card.md',
+        'interactions.parquet',
+        'items.parquet',
+    ]
+    for name in names:
+        contents = ((folder / 'out' / name).read_bytes() for folder in (one, two))
+        assert next(contents) == next(contents), name

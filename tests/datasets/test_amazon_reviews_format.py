@@ -145,6 +145,40 @@ def test_long_lines_are_passed_over_in_constant_memory(tmp_path, monkeypatch):
     assert peak < 2_000_000
 
 
+def test_large_literals_are_not_parsed(tmp_path):
+    pieces = {'lists': '[],', 'numbers': '1,', 'minus': '-', 'braces': '{'}
+    lines = [
+        "{'asin': 'B1', 'title': [" + piece * (raw.MAX_LITERAL // len(piece)) + ']}'
+        for piece in pieces.values()
+    ]
+    path = tmp_path / 'meta.json.gz'
+    path.write_bytes(gzip.compress('\n'.join(lines).encode()))
+    tracemalloc.start()
+    found, report = products_of(path, {'B1'})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found
+    assert report.bad == len(lines)
+    assert all(reason.startswith('longer than') for _, reason in report.first_bad)
+    assert peak < 20_000_000
+
+
+def test_gzip_bomb_is_read_in_constant_memory(tmp_path):
+    size = 25 * raw.MAX_LINE
+    path = tmp_path / 'meta.json.gz'
+    with gzip.open(path, 'wb', compresslevel=9) as file:
+        for _ in range(25):
+            file.write(b' ' * raw.MAX_LINE)
+    assert path.stat().st_size < size / 500
+    tracemalloc.start()
+    found, report = products_of(path, {'B1'})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not found
+    assert (report.lines, report.bad) == (1, 1)
+    assert peak < 8 * raw.MAX_LINE
+
+
 def test_other_products_are_not_parsed(tmp_path, monkeypatch):
     parsed = []
     parse = raw.ast.literal_eval

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,14 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hellm_pyg.datasets.columns import (
+    MISSING,
     encode_ids,
     read_numbers,
-    read_times,
     read_values,
-    whole_times,
 )
+from hellm_pyg.datasets.rows import RowCheck
 
-PATH = Path('log.csv')
+TEXT = st.text(min_size=1).filter(
+    lambda s: s.strip().lower() not in MISSING and not {'\n', '\r'} & set(s)
+)
 
 
 def column(values, kind=None):
@@ -22,17 +22,21 @@ def column(values, kind=None):
     return pa.chunked_array([whole[:middle], whole[middle:]])
 
 
+def refuse(values):
+    return RowCheck('log.csv', 'refuse', len(values))
+
+
 def encode(values, kind=None):
-    return encode_ids(column(values, kind), PATH, 'user')
+    return encode_ids(column(values, kind), 'user', 'user', refuse(values))
 
 
-def seconds(values, kind=None):
-    return whole_times(read_times(column(values, kind), PATH, 'time')).tolist()
+def numbers(values):
+    return read_numbers(column(values), 'r', 'rating', refuse(values)).tolist()
 
 
 @given(
     st.one_of(
-        st.lists(st.text(min_size=1).filter(lambda s: s.lower() != 'nan'), min_size=1),
+        st.lists(TEXT, min_size=1),
         st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1),
     )
 )
@@ -94,59 +98,56 @@ def test_ids_that_are_none():
         encode([True, False])
 
 
-def test_times_of_all_kinds():
-    assert seconds([3, 1], pa.int32()) == [3, 1]
-    assert seconds([2.75, -0.25]) == [2, -1]
-    assert seconds(['1700000000123', '7']) == [1700000000123, 7]
-    assert seconds(['1.5e3', '7']) == [1500, 7]
-    assert seconds([86400_000, -1], pa.timestamp('ms')) == [86400, -1]
-    assert seconds([1], pa.date32()) == [86400]
-    assert seconds([3_600_000_000_999], pa.timestamp('ns', tz='Asia/Tokyo')) == [3600]
-    assert seconds(['1970-01-02', '1970-01-01']) == [86400, 0]
-    assert seconds(['1970-01-01T00:01:00', '1970-01-01 00:00:01.5']) == [60, 1]
-    assert seconds(['1970-01-01T01:00:00+01:00', '1970-01-01T00:00:09Z']) == [0, 9]
-    assert seconds(['1970-01-01T01:00:00+01:00', '1970-01-02']) == [0, 86400]
-
-
-def test_sub_second_times_can_be_sorted():
-    for values in ([1.75, 1.25], ['1970-01-01 00:00:01.75', '1970-01-01 00:00:01.25']):
-        assert np.argsort(read_times(column(values), PATH, 'time')).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ('values', 'match'),
-    [
-        (['2014-01-01', 'soon', '2014-01-02'], r"ISO 8601 time in row 2 .got 'soon'"),
-        (['1', '2', 'x'], r"a number, as other rows have, in row 3 .got 'x'"),
-        (['1', '2014-01-01'], r"in row 2 .got '2014-01-01'"),
-        (['1', ''], r"in row 2 .got ''"),
-        (['2014-13-01'], r"in row 1 .got '2014-13-01'"),
-        ([1, None], 'missing a value in row 2'),
-        ([1.0, float('inf')], 'finite number in row 2 .got inf'),
-        ([True], 'as times .got bool'),
-        ([1.0, 1e19], 'fit into 64 bits in row 2'),
-        (['1', '99999999999999999999'], 'fit into 64 bits in row 2'),
-        (np.array([2**64 - 1], dtype='uint64'), 'fit into 64 bits in row 1'),
-    ],
-)
-def test_bad_time_names_file_row_and_value(values, match):
-    with pytest.raises(ValueError, match=f"'log.csv': column 'time'.*{match}"):
-        seconds(values)
-
-
 def test_numbers():
-    assert read_numbers(column(['4', '3.5', '-1e1']), PATH, 'r').tolist() == [
-        4,
-        3.5,
-        -10,
-    ]
-    assert read_numbers(column([4, 3]), PATH, 'r').tolist() == [4, 3]
-    with pytest.raises(
-        ValueError, match=r"column 'r' needs a number in row 2 .got 'x'"
-    ):
-        read_numbers(column(['4', 'x']), PATH, 'r')
+    assert numbers(['4', '3.5', '-1e1']) == [4, 3.5, -10]
+    assert numbers([4, 3]) == [4, 3]
+    with pytest.raises(ValueError, match=r"column 'r' needs a number in row 2 .*'x'"):
+        numbers(['4', 'x'])
+    with pytest.raises(ValueError, match=r"'r' is missing a value in row 2"):
+        numbers([4, None])
     with pytest.raises(ValueError, match=r"column 'r' needs numbers .got bool"):
-        read_numbers(column([True]), PATH, 'r')
+        numbers([True])
+
+
+def test_dropped_rows_are_counted_once():
+    values = ['7', None, '', 'x', '3', 'NaN']
+    rows = RowCheck('log.csv', 'drop', len(values))
+    ids, code = encode_ids(column(values), 'user', 'user', rows)
+    assert ids == ['3', '7', 'x']
+    assert code[rows.kept].tolist() == [1, 2, 0]
+    assert rows.kept.tolist() == [True, False, False, True, True, False]
+    assert rows.dropped == {'missing user': 3}
+    ratings = read_numbers(column(['1', '2', 'x', 'x', '3', '4']), 'r', 'rating', rows)
+    assert rows.dropped == {'missing user': 3, 'missing rating': 1}
+    assert ratings[rows.kept].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize('kind', [pa.float64(), pa.int64()])
+def test_missing_numbers_leave_the_others_their_order(kind):
+    rows = RowCheck('log.csv', 'drop', 4)
+    ids, code = encode_ids(column([9, None, 3, 9], kind), 'user', 'user', rows)
+    assert (ids, code.tolist()) == ([3, 9], [1, -1, 0, 1])
+
+
+def test_text_that_is_integers_but_for_missing_ones_is_integers():
+    rows = RowCheck('log.csv', 'drop', 4)
+    ids, code = encode_ids(column(['9', '', '10', '9']), 'user', 'user', rows)
+    assert (ids, code.tolist()) == ([9, 10], [0, -1, 1, 0])
+
+
+@given(st.lists(st.sampled_from([-5, 0, 1, 2, 7, 2**62, -(2**63), 2**63 - 1])))
+def test_integers_near_and_far_apart(values):
+    ids, code = encode(values, pa.int64())
+    assert ids == sorted(set(values))
+    assert [ids[c] for c in code] == values
+
+
+def test_ids_that_a_broken_file_gives():
+    with pytest.raises(ValueError, match=r'line break within an id.* in row 2'):
+        encode(['a', 'b\nc'])
+    with pytest.raises(ValueError, match=r'more than 1024 characters in row 1'):
+        encode(['é' * 1025])
+    assert encode(['é' * 1024])[0] == ['é' * 1024]
 
 
 def test_free_columns():

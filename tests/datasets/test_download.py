@@ -2,6 +2,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -187,6 +188,29 @@ def test_silence_is_given_up(server, tmp_path):
     with pytest.raises(ValueError, match='cut off: TimeoutError'):
         get(url, tmp_path / 'a.bin', timeout=0.1, retries=1)
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize('answer', [b'HTTP/1.1 200 OK', b'HTTP/1.1 200 OK\r\nX: '])
+def test_header_that_never_ends_is_given_up(tmp_path, answer):
+    with socket.create_server(('127.0.0.1', 0)) as listening:
+
+        def trickle():
+            connection = listening.accept()[0]
+            with connection, suppress(OSError):
+                connection.sendall(answer)
+                for _ in range(500):  # a byte always comes in time
+                    connection.sendall(b'a')
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=trickle, daemon=True)
+        thread.start()
+        url = f'http://127.0.0.1:{listening.getsockname()[1]}/a.bin'
+        start = time.monotonic()
+        with pytest.raises(ValueError, match='does not answer'):
+            get(url, tmp_path / 'a.bin', timeout=0.2, retries=0)
+        assert time.monotonic() - start < 5
+        thread.join(5)
+    assert names(tmp_path) == []
 
 
 def test_nobody_answers(tmp_path):

@@ -1,15 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hellm_pyg.datasets.features import read_features
+from hellm_pyg.datasets.features import items_hash, read_features
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
 def read(path, rows=4, modality='image'):
-    return read_features(path, modality, rows, "the items of 'items.csv'")
+    return read_features(path, modality, range(rows), "the items of 'items.csv'")
 
 
 @pytest.fixture
@@ -101,3 +103,15 @@ def test_damaged_file(tmp_path, name):
     (tmp_path / name).write_bytes(b'not a matrix')
     with pytest.raises(ValueError, match=f"'features' of 'image'.*{name}.*cannot be"):
         read(tmp_path / name)
+
+
+def test_a_header_tells_whose_rows_they_are(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    for items, fits in ((['0', '1', '2', '3'], True), (['0', '2', '1', '3'], False)):
+        header = {'features': json.dumps({'items': items_hash(items)})}
+        save_file({'image': torch.from_numpy(X)}, path, header)
+        if fits:
+            assert torch.equal(read(path), torch.from_numpy(X))
+        else:
+            with pytest.raises(ValueError, match=r'another catalogue, or .* order'):
+                read(path)

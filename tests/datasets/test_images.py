@@ -1,6 +1,7 @@
 import socket
 import struct
 import sys
+import time
 import zlib
 from io import BytesIO
 
@@ -100,6 +101,35 @@ def test_only_http(tmp_path, url):
     assert result.missing.all()
 
 
+@pytest.mark.parametrize('scheme', ['file://', 'ftp://', 'FILE:', 'data:image/png,'])
+def test_redirects_go_to_http_only(server, tmp_path, scheme):
+    secret = tmp_path / 'secret.png'
+    secret.write_bytes(picture('PNG'))
+    url = server.add('/a.png', status=302, headers={'Location': f'{scheme}{secret}'})
+    result = get([url], tmp_path / 'images')
+    assert result.counts == {'address refused': 1}
+    assert names(tmp_path / 'images') == []
+
+
+def test_redirect_to_an_image(server, tmp_path):
+    server.add('/b.png', picture('PNG'))
+    url = server.add('/a', status=301, headers={'Location': '/b.png'})
+    assert get([url], tmp_path).counts == {'new': 1}
+
+
+def test_waits_as_long_as_the_server_asks(server, tmp_path):
+    url = server.add('/a.jpg', picture(), first=[(429, {'Retry-After': '1'})])
+    start = time.monotonic()
+    assert get([url], tmp_path).counts == {'new': 1}
+    assert time.monotonic() - start >= 1
+
+
+def test_no_more_at_once_than_asked(server, tmp_path):
+    urls = [server.add(f'/{i}.jpg', picture(), pause=0.02) for i in range(12)]
+    assert get(urls, tmp_path, max_workers=3).counts == {'new': 12}
+    assert 2 <= server.most_at_once <= 3
+
+
 @pytest.mark.parametrize('url', ['http://[::1', 'http://x:port/', 'http://a\ud800/'])
 def test_malformed_addresses(tmp_path, url):
     assert get([url], tmp_path, retries=0).missing.all()
@@ -112,6 +142,7 @@ def test_what_is_no_image(server, tmp_path):
     expected = {
         server.add('/page.jpg', b'<html>', kind='text/html'): 'not an image',
         server.add('/text.jpg', b'hello'): 'not an image',
+        server.add('/lie.jpg', b'<!doctype html>', kind='image/jpeg'): 'not an image',
         server.add('/empty.jpg', b''): 'not an image',
         server.add('/tiff.jpg', tiff): 'not an image',
         server.add('/half.png', body[: len(body) // 2]): 'damaged',
@@ -211,6 +242,38 @@ def test_unreadable_file_is_named(tmp_path):
     path.write_bytes(picture()[:300])
     with pytest.raises(ImageError, match=r'a\.jpg'):
         read_image(path)
+
+
+def test_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / 'a.png'
+    with path.open('wb') as file:
+        file.write(picture('PNG'))
+        file.truncate(1 << 40)  # sparse: takes no room
+    with pytest.raises(ImageError, match=r'a\.png.*more than') as caught:
+        read_image(path)
+    assert caught.value.reason == 'too large'
+
+
+def test_file_that_is_not_there(tmp_path):
+    with pytest.raises(ImageError, match=r'gone\.png') as caught:
+        read_image(tmp_path / 'gone.png')
+    assert caught.value.reason == 'not found'
+    with pytest.raises(ImageError, match='is no file') as caught:
+        read_image(tmp_path)
+    assert caught.value.reason == 'not found'
+
+
+def test_turned_photos(tmp_path):
+    path = tmp_path / 'a.jpg'
+    image = Image.new('RGB', (40, 20))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera lay on its side
+    image.save(path, exif=exif)
+    assert read_image(path).size == (20, 40)
+    body = path.read_bytes()
+    at = body.index(b'Exif')
+    path.write_bytes(body[: at + 6] + b'nonsense' + body[at + 14 :])
+    assert read_image(path).size == (40, 20)
 
 
 def test_palette_and_grey_images():

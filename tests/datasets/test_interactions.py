@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import subprocess
@@ -151,6 +152,88 @@ def test_min_count_is_iterated(log, load):
     assert edges_of(dataset[0]) == [(0, 0, 7), (0, 1, 9), (1, 1, 2), (1, 0, 5)]
 
 
+def test_min_length_drops_users_alone(log, load):
+    # eve has one interaction, item 10 too: eve goes, the item stays.
+    dataset = load(log, **COLUMNS, min_length=2)
+    assert dataset.ids.users == ['ann', 'bob']
+    assert dataset.ids.items == [10, 20, 30]
+    # With ann, items 20 and 30 fall below 2, and so does bob.
+    dataset = load(log, **COLUMNS, min_length=3)
+    assert dataset.ids.users == ['bob']
+    with pytest.raises(ValueError, match=r'leave no .*min_count=2, min_length=3'):
+        load(log, **COLUMNS, min_length=3, min_count=2)
+
+
+def test_report_accounts_for_every_row(tmp_path, load):
+    may = 1_714_521_600
+    rows = [
+        ('ann', 1, may, 5),
+        ('ann', 2, may + 1, 4),
+        ('ann', 1, may + 2, 5),  # repeated
+        ('bob', 1, may, 5),
+        ('bob', 2, may, 1),  # below min_rating
+        ('bob', 2, may + 9, 4),
+        ('eve', 3, may, 5),  # below min_count
+        ('', 1, may, 5),
+        ('ann', 'nan', may, 5),
+        ('bob', 3, -1, 5),
+        ('bob', 3, 99999999999, 5),
+        ('bob', 3, 'soon', 5),
+        ('bob', 3, may, 'good'),
+    ]
+    path = write_rows(tmp_path / 'log.csv', rows, ('customer', 'item_id', 'when', 'r'))
+    items = tmp_path / 'items.csv'
+    items.write_text('item_id,title\n2,b\n9,c\n')
+    for _ in range(2):  # processed, then from the cache
+        dataset = load(
+            path,
+            item='item_id',
+            time='when',
+            rating='r',
+            min_rating=2,
+            min_count=2,
+            items=items,
+            bad_rows='drop',
+        )
+        report = dataset.report
+        assert report['dropped'] == {
+            'missing user': 1,
+            'missing item': 1,
+            'unreadable time': 1,
+            'time not after 1970': 1,
+            'time in the future': 1,
+            'missing rating': 1,
+            'below min_rating': 1,
+            'repeated': 1,
+            'below min_count': 1,
+        }
+        assert report['read'] == {'users': 3, 'items': 3, 'interactions': 13}
+        kept = {'users': 2, 'items': 2, 'interactions': 4, 'name': 'log'}
+        assert report.items() >= kept.items()
+        assert kept['interactions'] + sum(report['dropped'].values()) == 13
+        assert report['guessed'] == ['user']
+        assert report['columns'] == {
+            'user': 'customer',
+            'item': 'item_id',
+            'time': 'when',
+            'rating': 'r',
+        }
+        assert report['time'] == {
+            'unit': 's',
+            'read_as': 's',
+            'first': may,
+            'last': may + 9,
+        }
+        assert report['item_table'] == {
+            'rows': 2,
+            'items without a row': 1,
+            'rows without interactions': 1,
+        }
+        assert [f['file'] for f in report['files']] == ['log.csv', 'items.csv']
+        assert dataset[0].time_unit == 's'
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == report['files'][0]['sha256']
+
+
 def test_core_counts_repeated_interactions_once(tmp_path, load):
     rows = [(1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (3, 2)]
     path = write_rows(tmp_path / 'log.csv', rows, ('user_id', 'item_id'))
@@ -242,7 +325,8 @@ def test_no_warning_where_files_match(tmp_path, load, log, caplog):
     items.write_text('item_id,title\n10,a\n20,b\n30,c\n')
     with caplog.at_level(logging.INFO):
         load(log, **COLUMNS, items=items)
-    assert [r.levelname for r in caplog.records] == ['INFO']
+    assert {r.levelname for r in caplog.records} == {'INFO'}
+    assert "'when' is read as plain numbers, of no known unit" in caplog.text
     assert '3 users, 3 items, 6 of 6 interactions' in caplog.text
 
 
@@ -375,8 +459,10 @@ def test_killed_processing_leaves_no_cache(log, load, tmp_path):
         ({'min_count': -1}, r"'min_count' needs to be at least 0 .got -1"),
         ({'min_count': 9}, r'leave no interaction.*min_count=9'),
         ({'rating': 'stars', 'min_rating': 6}, r'leave no interaction.*min_rating=6'),
-        ({'time': 'who'}, r"column 'who' needs .* in row 1 .got 'bob'"),
-        ({'rating': 'who', 'min_rating': 1}, r"'who' needs a number in row 1"),
+        ({'item': 'who'}, r"'user' and 'item' need two columns.*got 'who' for both"),
+        ({'time': 'who'}, r"'user' and 'time' need two columns.*got 'who' for both"),
+        ({'min_length': -1}, r"'min_length' needs to be at least 0 .got -1"),
+        ({'min_length': 9}, r'leave no interaction.*min_length=9'),
         ({'features': {'a b': 'x.npy'}}, r"modality names .* .got 'a b'"),
         ({'features': {'a': 'x.npy'}}, r"'features' is not a file .got 'x.npy'"),
         ({'features': {'a': 'x.csv'}}, r"'features' .* ends in .npy, .safetensors"),
@@ -394,7 +480,7 @@ def test_bad_arguments(log, load, kwargs, match):
     [
         ('log.csv', '', "'interactions' is an empty file"),
         ('log.csv', 'user_id,item_id\n', 'has no rows'),
-        ('log.csv', 'user_id;item_id\n1;2\n', 'at least two columns'),
+        ('log.csv', 'user_id\n1\n', 'at least two columns'),
         (
             'log.csv',
             'user_id,item_id\n1,2\n1,\n',

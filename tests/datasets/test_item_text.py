@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +19,20 @@ NAMES = ('title', 'brand')
         ('x<script type="a">var y = "<b>";</script>z', 'x z'),
         ('a<!-- <b>no</b> -->b', 'a b'),
         ('\x00\u200bK\u00f6ln\ud800', 'K\u00f6ln'),
+        ('a <b>b</b> <script>let x', 'a b'),
+        ('a <!-- b <b>c</b>', 'a'),
         ('', ''),
     ],
 )
 def test_clean(raw, plain):
     assert clean(raw) == plain
+
+
+@pytest.mark.parametrize('piece', ['<script ', '<!--', '<a', '<script></scrip', '&lt;'])
+def test_clean_in_linear_time(piece):
+    start = time.process_time()
+    clean(piece * 10_000)
+    assert time.process_time() - start < 0.5
 
 
 @given(st.text())

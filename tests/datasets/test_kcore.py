@@ -39,3 +39,21 @@ def test_degrees_and_repetition(edges, k):
         assert (np.unique(side, return_counts=True)[1] >= k).all()
     assert core_mask(user, item, k).all()
     assert core_mask(user[::-1], item[::-1], k).all()
+
+
+@given(edges=edges, k=st.integers(0, 3), k_user=st.integers(0, 4))
+def test_users_may_need_more_than_items(edges, k, k_user):
+    user, item = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    mask = core_mask(user, item, k, k_user)
+    left = dict(enumerate(edges))
+    while True:
+        bad = [
+            position
+            for position, (u, i) in left.items()
+            if sum(v == u for v, _ in left.values()) < k_user
+            or sum(j == i for _, j in left.values()) < k
+        ]
+        if not bad:
+            break
+        del left[bad[0]]
+    assert set(np.flatnonzero(mask)) == set(left)

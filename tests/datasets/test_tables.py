@@ -43,6 +43,27 @@ def test_delimited_columns_stay_text(tmp_path):
     assert table.to_pydict() == {'id': ['007', '8'], 'name': ['"half', '2014-01-01']}
 
 
+@pytest.mark.parametrize('name', ['log.csv', 'log.tsv'])
+@pytest.mark.parametrize('mark', [',', '\t', ';', '|'])
+def test_the_only_delimiter_of_the_header_is_meant(tmp_path, caplog, name, mark):
+    path = tmp_path / name
+    path.write_text(f'user{mark}item\na b{mark}"1"\n')
+    usual = ',' if name == 'log.csv' else '\t'
+    quoted = '"1"' if (name, mark) == ('log.tsv', '\t') else '1'
+    assert column_names(path) == ['user', 'item']
+    assert read_table(path).to_pydict() == {'user': ['a b'], 'item': [quoted]}
+    assert ('columns are taken to be separated by' in caplog.text) == (mark != usual)
+
+
+def test_a_header_may_hold_anything_in_quotes(tmp_path):
+    path = tmp_path / 'log.csv'
+    path.write_bytes(b',"the ""user""","it;em\n2"\r\n0,a,"b\nc"\r\n')
+    names = ['the "user"', 'it;em\n2']
+    assert column_names(path) == names
+    values = read_table(path).to_pydict()
+    assert values == dict(zip(names, [['a'], ['b\nc']], strict=True))
+
+
 def test_read_sequences(tmp_path, caplog):
     path = tmp_path / 'log.txt'
     path.write_text('u 3 1\n\n  v\tx  \nw\nu 2\n')
@@ -56,10 +77,15 @@ def test_read_sequences(tmp_path, caplog):
 @pytest.mark.parametrize(
     ('name', 'text', 'match'),
     [
-        ('log.csv', 'a;b\n1;2\n', r"two columns .got 'a;b'.*'.tsv' by tabs"),
-        ('log.csv', 'a,b\n1,2,3\n', r'log.csv. cannot be read as csv: .*Expected 2'),
+        ('log.csv', 'a\n1\n', r"two columns .got 'a'.*'.tsv' by tabs"),
+        (
+            'log.csv',
+            'a,b\n1,2\n1,2,3\n',
+            r"log.csv. cannot be read as csv: row 2 has 3 columns .*of 2.*'1,2,3'",
+        ),
+        ('log.csv', 'a,b\n1,"2\n1,3\n', r"row 1 opens a quote in column 'b'.*close it"),
         ('log.csv', 'a,b\n', 'log.csv. has no rows'),
-        ('log.csv', b'a,b\n\xff,1\n', 'cannot be read as csv.*UTF8'),
+        ('log.csv', b'a,b\n\xff,1\n', 'cannot be read as csv.*line 2 is not UTF-8'),
         ('log.parquet', 'a,b\n', 'cannot be read as parquet'),
         ('log.jsonl', 'a,b\n', 'cannot be read as jsonl'),
         (

@@ -331,6 +331,19 @@ def test_rank_streams_all_users(data: HeteroData) -> None:
     assert torch.equal(torch.cat([first[1], *(part[1] for part in rest)]), item)
 
 
+def test_short_lists_end_in_no_item(data: HeteroData) -> None:
+    table = torch.rand(50, 30, generator=torch.Generator().manual_seed(3))
+    known = everything(data)
+    item, score = rank(Table(table), data, range(50), 25, allow_fewer=True)
+    for user in range(50):
+        left = [i for i in range(30) if i not in known[user]]
+        best = sorted(left, key=lambda i: -float(table[user, i]))[:25]
+        none = 25 - len(best)
+        assert item[user].tolist() == best + [-1] * none
+        assert score[user].tolist() == table[user, best].tolist() + [-torch.inf] * none
+    assert 0 < int((item[:, -1] < 0).sum()) < 50
+
+
 def test_rank_refuses(data: HeteroData) -> None:
     model = Table(torch.rand(50, 30))
     for k in (0, 31):

@@ -62,3 +62,13 @@ def test_checkpointing_comes_back_after_an_error():
     with pytest.raises(RuntimeError, match='stop'):
         fail()
     assert all(layer.gradient_checkpointing for layer in model.backbone.layers)
+
+
+@pytest.mark.parametrize(
+    'lora',
+    [{'r': None}, {'r': 2.5}, {'rank': 4}, {'bias': 'some'}, {'lora_alpha': 'much'}],
+)
+def test_arguments_that_peft_stumbles_over_are_named(lora):
+    (name,) = lora
+    with pytest.raises(ValueError, match=f"'lora' does not fit .*got .*'{name}'"):
+        adapt(tiny_llm(), {**LORA, **lora})

@@ -76,6 +76,7 @@ def test_scores_stay_fp32_under_autocast():
         ({'kind': 'softmax'}, "'kind' needs to be .*got 'softmax'"),
         ({'kind': 'tied'}, "'state_channels' .*got None"),
         ({'kind': 'linear', 'adapter_channels': 4}, "'adapter_channels' .*got 4"),
+        ({'kind': 'tied', 'adapter_channels': 0}, "'adapter_channels' .*got 0"),
     ],
 )
 def test_bad_input(kwargs, message):

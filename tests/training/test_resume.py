@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,40 @@ def test_interrupted(
     resumed.fit()
     assert resumed.model.losses < undisturbed.model.losses  # it did not start over
     assert_same(resumed, undisturbed)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='needs a POSIX terminal')
+def test_ctrl_c_in_a_terminal(tmp_path: Path, undisturbed: Trainer) -> None:
+    import termios
+
+    code = (
+        'import sys, time, torch; from tests.training.toy import Toy, make_trainer\n'
+        'torch.set_num_threads(1)\n'
+        'make_trainer(sys.argv[1], Toy(lambda n: time.sleep(0.04))).fit()'
+    )
+    terminal, its_end = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        preexec_fn=lambda: os.login_tty(its_end),
+    )
+    os.close(its_end)
+    shown, pressed = '', False
+    with suppress(OSError):  # Linux ends so; other systems read nothing
+        while part := os.read(terminal, 4096):
+            shown += part.decode(errors='replace')
+            if not pressed and re.search(r'<00:\d\d, +[\d.]+step/s', shown):
+                pressed = os.write(terminal, b'\x03') > 0
+    os.close(terminal)
+    assert process.wait(60) != 0
+    assert pressed
+    assert 'the same command goes on' in shown
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert 0 < run.model.losses < undisturbed.model.losses
+    assert_same(run, undisturbed)
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:

@@ -281,7 +281,8 @@ class HeLLMPre(GraphRecommender):
         if missing or not names:
             raise ValueError(
                 f"'i2i' needs item hyperedges of {missing or 'some modality'} (got "
-                f'{found} in the data); apply the transform KNNHyperedges first'
+                f'{found} in the data): give the data features and apply the transform '
+                f'KNNHyperedges, or set i2i to false'
             )
         sizes = [data[f'{name}_hyperedge'].num_nodes for name in names]
         if self.item_log_weight and set(sizes) != {self.num_items}:

@@ -95,6 +95,7 @@ class SASRec(torch.nn.Module):
             ('num_heads', num_heads),
             ('max_len', max_len),
             ('chunk_size', chunk_size),
+            ('feedforward_dim', 1 if feedforward_dim is None else feedforward_dim),
         ):
             if value < 1:
                 raise ValueError(f"'{name}' must be positive (got {value})")

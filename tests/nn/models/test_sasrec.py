@@ -271,6 +271,7 @@ def test_beats_popularity() -> None:
         ({'dropout': 1.0}, r"'dropout' must lie in \[0, 1\) \(got 1.0\)"),
         ({'loss': 'hinge'}, r"'loss' must be one of .*got 'hinge'"),
         ({'max_len': 0}, r"'max_len' must be positive \(got 0\)"),
+        ({'feedforward_dim': -1}, r"'feedforward_dim' must be positive \(got -1\)"),
     ],
 )
 def test_bad_arguments(options: dict, message: str) -> None:

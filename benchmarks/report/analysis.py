@@ -1,0 +1,224 @@
+"""From ranks to the numbers of a report: means, intervals, tests, slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.report.cells import METRICS, Model, Section
+from benchmarks.report.names import Printed, printed_for
+from benchmarks.report.statistics import (
+    Array,
+    bootstrap,
+    holm,
+    paired_permutation,
+    percentile_interval,
+)
+from benchmarks.report.users import COUNTS, LENGTHS, Users, load_users, slices
+
+TESTED = ('R@10', 'N@10')
+_TESTED = [METRICS.index(metric) for metric in TESTED]
+_N10 = METRICS.index('N@10')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is resampled."""
+
+    resamples: int = 1000
+    signs: int = 10_000
+    level: float = 0.95
+    seed: int = 0
+
+
+@dataclass
+class Row:
+    """One model under one protocol; arrays are in the order of the metrics."""
+
+    model: Model
+    seeds: int
+    mean: Array
+    deviation: Array | None  # over seeds
+    low: Array | None
+    high: Array | None
+    printed: Printed | None
+
+
+@dataclass
+class Comparison:
+    """A model against the reference; arrays are over the tested metrics."""
+
+    model: Model
+    difference: Array
+    low: Array
+    high: Array
+    p: Array
+    adjusted: Array
+
+
+@dataclass
+class Tests:
+    """All models against one reference."""
+
+    reference: Model
+    why: str
+    rows: list[Comparison]
+
+
+@dataclass
+class SliceTable:
+    """N@10 of every model in every slice of the users."""
+
+    title: str
+    labels: list[str]
+    sizes: list[int]
+    models: list[Model]
+    value: Array  # [models, slices]
+    low: Array
+    high: Array
+
+
+@dataclass
+class Analysis:
+    """Everything that is shown of a section.
+
+    Tests and slices are of the models, not of the points of a grid.
+    """
+
+    section: Section
+    tables: dict[str, list[Row]]
+    tests: list[Tests]
+    slices: list[SliceTable]
+    num_users: int | None
+
+    @property
+    def headline(self) -> str:
+        """The first protocol, which the tests and slices are of."""
+        return next(iter(self.tables))
+
+
+def _rows(section: Section, models: Sequence[Model], protocol: str) -> list[Row]:
+    rows = []
+    for model in models:
+        metrics = model.metrics(protocol)
+        if metrics is not None:
+            several = len(metrics) > 1
+            deviation = metrics.std(axis=0, ddof=1) if several else None
+            printed = printed_for(model.key, section.dataset)
+            mean = metrics.mean(axis=0)
+            row = Row(model, len(metrics), mean, deviation, None, None, printed)
+            rows.append(row)
+    return rows
+
+
+def _compare(
+    models: list[Model], values: Array, draws: Array, one: int, settings: Settings
+) -> list[Comparison]:
+    others = [i for i in range(len(models)) if i != one]
+    if not others:
+        return []
+    # [n, models, metrics], [R, models, metrics]
+    paired = values[:, others] - values[:, [one]]
+    low, high = percentile_interval(draws[:, others] - draws[:, [one]], settings.level)
+    p = paired_permutation(
+        paired.reshape(len(paired), -1), settings.signs, settings.seed
+    )
+    shape = len(others), len(_TESTED)
+    adjusted, p = holm(p).reshape(shape), p.reshape(shape)
+    mean = paired.mean(axis=0)
+    return [
+        Comparison(models[i], mean[j], low[j], high[j], p[j], adjusted[j])
+        for j, i in enumerate(others)
+    ]
+
+
+def _references(models: list[Model], baselines: Sequence[str]) -> list[tuple[int, str]]:
+    found = []
+    scores = [model.validation for model in models]
+    if any(score is not None for score in scores):
+        best = max(range(len(models)), key=lambda i: scores[i] or 0.0)
+        found.append((best, 'the best on validation N@10'))
+    for i, model in enumerate(models):
+        if model.key in baselines and i not in [j for j, _ in found]:
+            found.append((i, 'the chosen baseline'))
+    return found
+
+
+def _slice_tables(
+    users: Users, models: list[Model], values: Array, settings: Settings
+) -> list[SliceTable]:
+    found = []
+    for title, counts, edges in (
+        ('Length of the history (training interactions)', users.history, LENGTHS),
+        ('Training interactions of the target item', users.popularity, COUNTS),
+    ):
+        parts = slices(counts, edges)
+        mean, low, high = [], [], []
+        for part in parts:
+            own = values[part.user][:, :, _N10]
+            draws = bootstrap(own, settings.resamples, settings.seed)
+            bounds = percentile_interval(draws, settings.level)
+            mean.append(own.mean(axis=0))
+            low.append(bounds[0])
+            high.append(bounds[1])
+        found.append(
+            SliceTable(
+                title,
+                [part.label for part in parts],
+                [len(part.user) for part in parts],
+                models,
+                np.stack(mean, axis=1),
+                np.stack(low, axis=1),
+                np.stack(high, axis=1),
+            )
+        )
+    return found
+
+
+def analyse(
+    section: Section, baselines: Sequence[str] = (), settings: Settings | None = None
+) -> Analysis:
+    """Computes everything that is shown of a section.
+
+    Intervals and tests are of each user's metrics, averaged over seeds: they tell how
+    certain a number is for other users of the same kind, given these trained models.
+
+    Args:
+        section: A table on a data set.
+        baselines: Names of the cells that the others are compared with, besides the one
+            that is best on validation.
+        settings: How much is resampled.
+    """
+    settings = settings or Settings()
+    grids = [model for grid in section.grids.values() for model in grid]
+    analysis = Analysis(section, {}, [], [], None)
+    for protocol in section.protocols:
+        rows = _rows(section, [*section.models, *grids], protocol)
+        analysis.tables[protocol] = rows
+        kept = [(r, v) for r in rows if (v := r.model.users(protocol)) is not None]
+        if not kept:
+            continue
+        values = np.stack([value for _, value in kept], axis=1)
+        users, num_models, _ = values.shape
+        analysis.num_users = users
+        flat = values.reshape(users, -1)
+        draws = bootstrap(flat, settings.resamples, settings.seed)
+        draws = draws.reshape(-1, num_models, len(METRICS))
+        low, high = percentile_interval(draws, settings.level)
+        for i, (row, _) in enumerate(kept):
+            row.low, row.high = low[i], high[i]
+        if protocol == section.protocols[0]:
+            plain = [i for i, (r, _) in enumerate(kept) if r.model in section.models]
+            models = [kept[i][0].model for i in plain]
+            values, draws = values[:, plain], draws[:, plain]
+            for one, why in _references(models, baselines):
+                compared = _compare(
+                    models, values[:, :, _TESTED], draws[:, :, _TESTED], one, settings
+                )
+                analysis.tests.append(Tests(models[one], why, compared))
+            known = load_users(section) if models else None
+            if known is not None:
+                analysis.slices = _slice_tables(known, models, values, settings)
+    return analysis

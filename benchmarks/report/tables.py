@@ -1,0 +1,306 @@
+"""The tables of a report, whatever they are rendered as."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.report import numbers
+from benchmarks.report.analysis import (
+    TESTED,
+    Analysis,
+    Row,
+    Settings,
+    SliceTable,
+    Tests,
+)
+from benchmarks.report.cells import METRICS, Model, Result
+from benchmarks.report.names import printed_rows
+from benchmarks.report.search import Search
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text with what stands smaller beside it."""
+
+    text: str
+    spread: str = ''  # deviation over seeds
+    interval: str = ''
+    best: bool = False
+    faint: bool = False
+    code: bool = False
+    family: str | None = None
+    shade: float | None = None
+
+
+@dataclass
+class Table:
+    """Columns, which may have two lines, and rows; the first ``left`` are words."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    caption: str = ''
+    left: int = 1
+    words: set[int] = field(default_factory=set)  # further columns of words
+
+    def is_word(self, column: int) -> bool:
+        """Whether a column is aligned to the left."""
+        return column < self.left or column in self.words
+
+
+def _name(model: Model) -> Cell:
+    return Cell(model.name.label, family=model.name.family)
+
+
+def _interval(low: float, high: float, write: Callable[[float], str]) -> str:
+    """Both ends; nothing where all users have the same, which resamples cannot tell."""
+    return '' if low == high else f'[{write(low)}, {write(high)}]'
+
+
+def ordered(rows: list[Row]) -> list[Row]:
+    """From the highest N@10 to the lowest."""
+    return sorted(rows, key=lambda row: -row.mean[METRICS.index('N@10')])
+
+
+def metrics(analysis: Analysis, protocol: str, settings: Settings) -> Table | None:
+    """Metrics under a protocol, the printed ones of the same models beside."""
+    models = analysis.section.models
+    rows = ordered([row for row in analysis.tables[protocol] if row.model in models])
+    return _metrics(f'Test, {protocol}', rows, protocol, settings)
+
+
+def points(analysis: Analysis, protocol: str, settings: Settings) -> Table | None:
+    """Metrics of the points of all grids."""
+    models = analysis.section.models
+    rows = [row for row in analysis.tables[protocol] if row.model not in models]
+    return _metrics(
+        f'Points of the grids, {protocol}', ordered(rows), protocol, settings
+    )
+
+
+def _metrics(
+    title: str, rows: list[Row], protocol: str, settings: Settings
+) -> Table | None:
+    if not rows:
+        return None
+    printed = [
+        m for m in METRICS if any(r.printed and m in r.printed.metrics for r in rows)
+    ]
+    best = [max(row.mean[i] for row in rows) for i in range(len(METRICS))]
+    body, marked = [], False
+    for row in rows:
+        cells = [_name(row.model), Cell(str(row.seeds))]
+        for i in range(len(METRICS)):
+            spread = interval = ''
+            if row.deviation is not None:
+                spread = f'± {numbers.decimal(row.deviation[i])}'
+            if row.low is not None and row.high is not None:
+                interval = _interval(row.low[i], row.high[i], numbers.decimal)
+            value = row.mean[i]
+            cells.append(
+                Cell(numbers.decimal(value), spread, interval, value == best[i])
+            )
+        other = row.printed is not None and row.printed.protocol != protocol
+        for metric in printed:
+            value = row.printed and row.printed.metrics.get(metric)
+            mark = '†' if other and value is not None else ''
+            marked |= bool(mark)
+            cells.append(Cell(numbers.decimal(value) + mark, faint=True))
+        body.append(cells)
+    caption = 'Mean over seeds' + (
+        ', ± their standard deviation' if _several(rows) else ''
+    )
+    if any(row.low is not None for row in rows):
+        caption += (
+            f'; in brackets {settings.level:.0%} percentile intervals of '
+            f'{settings.resamples:,} bootstrap resamples of the users'
+        )
+    if marked:
+        caption += '. † printed under another protocol than this one'
+    columns = ['model', 'seeds', *METRICS, *(f'printed\n{m}' for m in printed)]
+    return Table(title, columns, body, caption + '.')
+
+
+def _several(rows: list[Row]) -> bool:
+    return any(row.deviation is not None for row in rows)
+
+
+def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
+    """Paired differences to a reference."""
+    body = []
+    for row in sorted(one.rows, key=lambda r: -r.difference[TESTED.index('N@10')]):
+        cells = [_name(row.model)]
+        for i in range(len(TESTED)):
+            interval = _interval(row.low[i], row.high[i], numbers.signed)
+            found = bool(row.adjusted[i] < SIGNIFICANT)
+            bound = row.p[i] * (1 + settings.signs) < 1.001
+            cells += [
+                Cell(numbers.signed(row.difference[i]), interval=interval),
+                Cell(numbers.p_value(row.p[i], bound)),
+                Cell(numbers.p_value(row.adjusted[i], bound), best=found),
+            ]
+        body.append(cells)
+    columns = ['model']
+    for metric in TESTED:
+        columns += [f'difference\n{metric}', 'p', 'p\nHolm']
+    reference = one.reference.name.label
+    return Table(
+        f'Against {reference}, {one.why}',
+        columns,
+        body,
+        f'{analysis.headline}. Model minus {reference}, users paired, means over '
+        f'seeds; {settings.level:.0%} bootstrap intervals; two-sided p-values of '
+        f'{settings.signs:,} random signs of the differences (exact where all fit), '
+        f"and after Holm's correction over this table, bold below {SIGNIFICANT}.",
+    )
+
+
+def slices(part: SliceTable) -> Table:
+    """N@10 in slices of the users."""
+    best = part.value.max(axis=0)
+    order = part.value.mean(axis=1).argsort()[::-1]
+    body = []
+    for i in order:
+        cells = [_name(part.models[i])]
+        for j, value in enumerate(part.value[i]):
+            interval = _interval(part.low[i, j], part.high[i, j], numbers.decimal)
+            share = float(value / best[j]) if best[j] > 0 else 0.0
+            top = bool(value == best[j] > 0)
+            text = numbers.decimal(value)
+            cells.append(Cell(text, interval=interval, best=top, shade=share))
+        body.append(cells)
+    columns = [
+        f'{label}\n{size:,} users'
+        for label, size in zip(part.labels, part.sizes, strict=True)
+    ]
+    caption = (
+        'N@10 with bootstrap intervals (none where no user has a hit), shaded by the '
+        'share of the best of a column.'
+    )
+    return Table(part.title, ['model', *columns], body, caption)
+
+
+def _each(model: Model, *keys: str) -> str:
+    found = [result.get('validation', *keys) for result in model.results]
+    return ', '.join('-' if value is None else str(value) for value in found)
+
+
+def training(analysis: Analysis) -> Table:
+    """What the models cost, means over seeds."""
+    body = []
+    for model in analysis.section.models[::-1]:
+        results = model.results
+        per_epoch = [r.get('validation', 'seconds_per_epoch') for r in results]
+        body.append(
+            [
+                _name(model),
+                Cell(numbers.decimal(model.validation)),
+                Cell(_each(model, 'best_epoch')),
+                Cell(_each(model, 'epochs')),
+                Cell(numbers.duration(model.mean(per_epoch))),
+                Cell(
+                    numbers.duration(model.mean([r.training_seconds for r in results]))
+                ),
+                Cell(numbers.size(model.mean([r.trained_parameters for r in results]))),
+                Cell(numbers.memory(model.mean([r.peak_memory for r in results]))),
+            ]
+        )
+    columns = [
+        'model',
+        'validation\nN@10',
+        'best epoch',
+        'epochs',
+        'an epoch',
+        'training',
+        'trained\nparameters',
+        'peak\nmemory',
+    ]
+    return Table(
+        'Training',
+        columns,
+        body,
+        'Validation N@10 chose the weights. Epochs of each seed; the rest means over '
+        'seeds. Training is without validation; that of a language model is without '
+        'the tables that it reads. Memory is that of the process, or of its '
+        'accelerator.',
+    )
+
+
+def provenance(analysis: Analysis) -> Table:
+    """Where each number comes from."""
+    body = [
+        [
+            Cell(result.name, code=True),
+            Cell(str(result.seed)),
+            Cell(_commits(result), code=True),
+            Cell((result.get('data_fingerprint') or '-')[:12], code=True),
+            Cell(_machine(result)),
+            Cell(result.get('command') or '-', code=True),
+        ]
+        for result in analysis.section.results
+    ]
+    columns = ['cell', 'seed', 'commit', 'data', 'made with', 'command']
+    caption = (
+        'Every row is a file of results; its protocols are '
+        f'{"; ".join(analysis.tables)}. A second commit is that of the training. '
+        '+changes: tracked files differed from the commit.'
+    )
+    return Table('Provenance', columns, body, caption, words={2, 3, 4, 5})
+
+
+def _commits(result: Result) -> str:
+    found = [result.get('commit'), result.get('validation', 'commit')]
+    short = [f'{c[:10]}{"+changes" * c.endswith("+changes")}' for c in found if c]
+    return ', '.join(dict.fromkeys(short)) or 'outside a checkout'
+
+
+def _machine(result: Result) -> str:
+    versions = result.get('validation', 'versions') or result.get('versions') or {}
+    device, threads = (result.get('validation', k) for k in ('device', 'threads'))
+    words = [result.get('peer'), result.get('backbone')]
+    words += [f'{n} {versions[n]}' for n in ('python', 'torch') if n in versions]
+    words.append(device and f'{device}, {threads} threads')
+    return '; '.join(word for word in words if word) or '-'
+
+
+def printed(dataset: str) -> list[Table]:
+    """All that others have printed for a data set."""
+    found = []
+    for source, rows in printed_rows(dataset):
+        columns = [m for m in METRICS if any(m in row.metrics for row in rows)]
+        body = [
+            [
+                Cell(row.model),
+                *(Cell(numbers.decimal(row.metrics.get(m))) for m in columns),
+                Cell(row.protocol),
+            ]
+            for row in rows
+        ]
+        last = len(columns) + 1
+        found.append(Table(source, ['model', *columns, 'protocol'], body, words={last}))
+    return found
+
+
+def searches(found: list[Search]) -> Table:
+    """What was spent on choosing, and what was chosen."""
+    body = []
+    for search in found:
+        states = Counter(search.states)
+        counts = ', '.join(f'{number} {state}' for state, number in states.items())
+        values = ' '.join(f'{key}={value}' for key, value in search.values.items())
+        body.append(
+            [
+                Cell(search.recipe),
+                Cell(f'{search.trials} trials of {search.minutes:g} min'),
+                Cell(counts),
+                Cell(numbers.decimal(search.best)),
+                Cell(values or '-', code=True),
+            ]
+        )
+    columns = ['recipe', 'budget', 'outcomes', 'validation\nN@10', 'chosen']
+    caption = 'Validation N@10 chose; the test items were not read.'
+    return Table('Search', columns, body, caption, words={1, 2, 4})

@@ -1,0 +1,1 @@
+"""Search for hyper-parameters, with the same budget for every model."""

@@ -1,0 +1,127 @@
+"""Searches for hyper-parameters on one data set and carries them to the others.
+
+    python -m benchmarks.search benchmarks/search/lightgcn.yaml --data ../data
+    python -m benchmarks.search all --trials 8 --minutes 5
+
+Every model gets the same number of trials of the same minutes; trials that lag behind
+the median are cut short. The winner goes to the other data sets with a third of its
+learning rate, the same and three times that, for the same minutes each. Only the
+validation is read. ``benchmarks/recipes/<model>.yaml`` is the recipe that was found,
+``benchmarks/results/search/<model>.json`` all that was tried. The same command goes on
+where a stopped or killed one was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search.space import Space, assignments, load_space, write_recipe
+from benchmarks.search.study import Budget, Search
+from hellm_pyg.checkpoint import save_json
+from hellm_pyg.config import load_config
+
+HERE = Path(__file__).parent
+LR = 'train.lr'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    if args.data is not None:
+        os.environ['HELLM_DATA'] = str(args.data.absolute())
+    paths = sorted(HERE.glob('*.yaml')) if args.space == 'all' else [Path(args.space)]
+    spaces = [load_space(path) for path in paths]
+    failed = []
+    # The first data set of every model comes before the others of any: a stop leaves
+    # equal shares. What was begun is not forgotten, though.
+    for everything in (False, True):
+        for space in spaces:
+            others = [
+                name
+                for name in args.carry
+                if everything or (args.runs / name / space.name).is_dir()
+            ]
+            try:
+                _search(space, args.dataset, others, args)
+            except ValueError as error:
+                failed.append(f'{space.name}: {error}')
+                print(failed[-1], file=sys.stderr)
+    for text in dict.fromkeys(failed):
+        print(f'FAILED: {text}', file=sys.stderr)
+    return len(failed) > 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        'benchmarks.search',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root = HERE.parent
+    parser.add_argument('space', help="file of a space, or 'all'")
+    parser.add_argument('--dataset', default='beauty', help='where it is searched')
+    parser.add_argument(
+        '--carry', nargs='*', default=['toys', 'sports'], help='where the winner goes'
+    )
+    parser.add_argument('--trials', type=int, default=Budget().trials)
+    parser.add_argument('--minutes', type=float, default=Budget().minutes)
+    parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
+    parser.add_argument('--runs', type=Path, default=Path('runs/search'))
+    parser.add_argument('--recipes', type=Path, default=root / 'recipes')
+    parser.add_argument('--results', type=Path, default=root / 'results' / 'search')
+    return parser
+
+
+def learning_rates(rate: float) -> list[float]:
+    """A third of a learning rate, the same, and three times that, to one digit."""
+    return [float(f'{rate / 3:.0e}'), rate, float(f'{3 * rate:.0e}')]
+
+
+def _search(
+    space: Space, first: str, others: Sequence[str], args: argparse.Namespace
+) -> None:
+    """Searches on the first data set, carries to the others, writes what was found."""
+    budget = Budget(args.trials, args.minutes)
+    search = Search(space, first, budget, args.runs / first / space.name)
+    search.run()
+    points, found = {first: search.best}, search.to_dict()
+    carried: dict[str, Any] = {}
+    for name in others:
+        fixed = assignments(search.best)
+        rate = load_config(space.recipe, [f'dataset={name}', *fixed]).train.lr
+        rates = learning_rates(rate)
+        own = space._replace(values={LR: rates})
+        folder = args.runs / name / space.name
+        tried = Search(own, name, budget._replace(trials=3), folder, fixed)
+        tried.run()
+        points[name] = {**search.best, **tried.best}
+        carried[name] = tried.to_dict()
+    save_json(args.results / f'{space.name}.json', {**found, 'carried': carried})
+    comment = _comment(space, found, carried)
+    write_recipe(args.recipes / f'{space.name}.yaml', space, points, comment)
+
+
+def _comment(space: Space, found: dict[str, Any], carried: dict[str, Any]) -> str:
+    lines = [
+        f'The recipe {space.recipe!r} with the values that a search on '
+        f'{found["dataset"]} found: {len(found["runs"])} trials',
+        f'of {found["minutes"]:g} minutes or less, best {found["metric"]} '
+        f'{found["best"]["N@10"]:.4f}.',
+        *(f'  {key}: {value}' for key, value in found['best']['values'].items()),
+    ]
+    for name, tried in carried.items():
+        best = tried['best']
+        lines.append(
+            f'On {name} the same with {LR}={best["values"][LR]:g}, the best of '
+            f'{len(tried["runs"])}: {best["N@10"]:.4f}.'
+        )
+    text = f'python -m benchmarks.search benchmarks/search/{space.name}.yaml'
+    return '\n'.join([*lines, '', f'  {text}'])
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Tables of experiments: recipes with overrides and grids x data sets x seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+RECIPES = Path(__file__).parent / 'recipes'
+TABLE_KEYS = {'datasets', 'seeds', 'protocols', 'overrides', 'runs', 'cells'}
+CELL_KEYS = {'recipe', 'overrides', 'grid', 'tables', 'datasets', 'seeds'}
+
+
+class Cell(NamedTuple):
+    """One run of a table.
+
+    Args:
+        name: Name of the run, the cell's with the point of its grid.
+        dataset: One of the recipe's data sets.
+        seed: Seed of the training.
+        recipe: File or name of a packaged recipe.
+        overrides: Changes of the recipe.
+        cell: Name of the cell in the table.
+        grid: The point of the cell's grid.
+        run_dir: Where the run lives, from the current folder.
+    """
+
+    name: str
+    dataset: str
+    seed: int
+    recipe: str
+    overrides: list[str]
+    cell: str
+    grid: dict[str, Any]
+    run_dir: str
+
+    @property
+    def key(self) -> str:
+        """Name of the result."""
+        return f'{self.dataset}-{self.name}-{self.seed}'
+
+
+def load_table(path: Path) -> dict[str, Any]:
+    """Reads a table.
+
+    Raises:
+        ValueError: If a key is unknown or missing, or a cell reads the item table of
+            one that is not there.
+    """
+    table = yaml.safe_load(path.read_text())
+    _check(path.name, table, TABLE_KEYS, TABLE_KEYS - {'overrides', 'runs'})
+    for name, cell in table['cells'].items():
+        _check(f'{path.name}: {name}', cell, CELL_KEYS, {'recipe'})
+        for source in cell.get('tables', {}).values():
+            if source not in table['cells']:
+                raise ValueError(
+                    f"{path.name}: 'tables' of {name!r} needs names of cells (got "
+                    f'{source!r})'
+                )
+    return table
+
+
+def _check(where: str, section: Any, known: set[str], needed: set[str]) -> None:
+    if not isinstance(section, dict):
+        raise ValueError(f'{where} needs to hold {sorted(known)} (got {section!r})')
+    if unknown := set(section) - known:
+        raise ValueError(f'{where}: unknown {sorted(unknown)}; known {sorted(known)}')
+    if missing := needed - set(section):
+        raise ValueError(f'{where}: needs {sorted(missing)}')
+
+
+def find_recipe(name: str) -> str:
+    """The tuned recipe of that name if the search has written one, else the name."""
+    tuned = RECIPES / f'{name}.yaml'
+    if not tuned.is_file():
+        return name
+    here = Path.cwd()
+    return str(tuned.relative_to(here) if tuned.is_relative_to(here) else tuned)
+
+
+def cells(
+    table: Mapping[str, Any],
+    datasets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Cell]:
+    """The runs of a table: by data set and seed, then in the order of the file.
+
+    A cell's own ``datasets`` and ``seeds`` restrict it to some of the table's, whose
+    seeds may be given for each data set.
+
+    Args:
+        table: What :func:`load_table` returns.
+        datasets: Instead of the table's and the cells'.
+        seeds: Instead of the table's and the cells'.
+    """
+    for dataset in datasets or table['datasets']:
+        listed = table['seeds']
+        own = listed[dataset] if isinstance(listed, dict) and not seeds else listed
+        for seed in seeds or own:
+            for name, cell in table['cells'].items():
+                if not datasets and dataset not in cell.get('datasets', [dataset]):
+                    continue
+                if seeds or seed in cell.get('seeds', [seed]):
+                    yield from _points(table, name, dataset, seed)
+
+
+def _points(
+    table: Mapping[str, Any], name: str, dataset: str, seed: int
+) -> Iterator[Cell]:
+    cell, runs = table['cells'][name], f'{table.get("runs", "runs")}/{dataset}'
+    overrides = [f'dataset={dataset}', f'train.seed={seed}']
+    overrides += [*table.get('overrides', []), *cell.get('overrides', [])]
+    for table_name, source in cell.get('tables', {}).items():
+        overrides.append(f'llm.tables.{table_name}={runs}/{source}/{seed}')
+    grid, recipe = cell.get('grid', {}), find_recipe(cell['recipe'])
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        parts = [f'{key.rpartition(".")[2]}={point[key]}' for key in point]
+        # JSON is YAML, which overrides are read as.
+        own = [f'{key}={json.dumps(value)}' for key, value in point.items()]
+        label, own = '-'.join([name, *parts]), [*overrides, *own]
+        folder = f'{runs}/{label}/{seed}'
+        yield Cell(label, dataset, seed, recipe, own, name, point, folder)

@@ -1,0 +1,33 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hellm_pyg.config import Config, load_config
+
+Arguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar='RECIPE [A.B=C]...',
+        help='Recipe file or name of a packaged one, then overrides; dataset=NAME '
+        "picks one of the recipe's data sets, dataset=FOLDER a prepared folder.",
+    ),
+]
+Out = Annotated[Path, typer.Option('--out', '-o', help='Folder of the run.')]
+RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='Folder of a run.')]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar='A.B=C', help='Overrides.')
+]
+
+
+def read_config(arguments: Sequence[str], extra: Iterable[str] = ()) -> Config:
+    """The configuration that a recipe, or overrides alone, describe."""
+    recipe = arguments[0]
+    if '=' in recipe and not Path(recipe).is_file():
+        return load_config(None, [*arguments, *extra])
+    return load_config(recipe, [*arguments[1:], *extra])

@@ -1,0 +1,104 @@
+"""``hellm recommend``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hellm_pyg.cli.arguments import Overrides, RunFolder
+
+if TYPE_CHECKING:
+    from hellm_pyg.recommendation import Recommendation
+
+
+def recommend(
+    run: RunFolder,
+    overrides: Overrides = None,
+    user: Annotated[
+        list[str] | None, typer.Option('--user', '-u', help='User id (repeatable).')
+    ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='Item ids of a new user, oldest first, separated by blanks; ids '
+            'that hold blanks go in double quotes (repeatable).'
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option('-k', help='Number of items.', min=1)] = 10,
+    everyone: Annotated[
+        bool, typer.Option('--all', help='For all users; needs --out.')
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option('--out', '-o', help='.parquet, .csv or .jsonl file.'),
+    ] = None,
+    include_seen: Annotated[
+        bool, typer.Option('--include-seen', help='Recommend known items, too.')
+    ] = False,
+) -> None:
+    """Recommend items to known users, to new ones, or to all.
+
+    \b
+    hellm recommend runs/beauty/hellm --user 42 --user 43 -k 5
+    hellm recommend runs/beauty/hellm --history '17 4711 8'
+    hellm recommend runs/shop/hellm --history '"red shoe" hat-7'
+    hellm recommend runs/beauty/hellm --all --out top.parquet
+    """
+    from hellm_pyg import recommendation
+    from hellm_pyg.experiment import load_run
+
+    if everyone and out is None:
+        raise ValueError("'--all' needs a file: --out top.parquet (.csv, .jsonl)")
+    if not (user or history or everyone):
+        raise ValueError(
+            "give '--user ID', '--history \"ID ID\"' or '--all --out FILE'"
+        )
+    loaded = load_run(run, overrides or [])
+    model, data, ids = loaded.model, loaded.data, loaded.ids
+    common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
+    common['max_len'] = loaded.config.train.max_len
+    if everyone and out is not None:
+        count = recommendation.export_top_n(model, data, ids, out, **common)
+        typer.echo(f'{out}: {count:,} rows')
+        return
+    histories = [split_ids(line) for line in history or []]
+    rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
+    if out is not None:
+        recommendation.write_rows(rows, out, ids)
+        typer.echo(f'{out}: {len(rows):,} rows')
+    else:
+        _print_rows(rows)
+
+
+def split_ids(line: str) -> list[str]:
+    """The ids of a line: blanks separate them, double quotes hold blanks."""
+    # Unlike a shell's rules, apostrophes and backslashes are part of an id.
+    reader = csv.reader([line], delimiter=' ', skipinitialspace=True)
+    return [part for part in next(reader) if part]
+
+
+def _print_rows(rows: Sequence[Recommendation]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    # A list may be shorter than k: each starts with the best item.
+    starts = [number for number, row in enumerate(rows) if row.rank == 1]
+    new = 0
+    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        group = rows[start:end]
+        name = f'User {group[0].user}'
+        if group[0].user is None:
+            new += 1
+            name = f'New user {new}'
+        typer.secho(name, bold=True)
+        table = Table()
+        for column in ('rank', 'item', 'title', 'score'):
+            table.add_column(column, overflow='fold')
+        for row in group:
+            score = f'{row.score:.4f}'
+            table.add_row(str(row.rank), str(row.item), row.title or '', score)
+        Console().print(table)

@@ -1,0 +1,194 @@
+"""Recipes: configurations to and from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hellm_pyg.config.parse import nearest, parse
+from hellm_pyg.config.sections import Config, DataConfig
+
+# The file of a prepared folder that holds its section ``data``.
+PREPARED = 'dataset.yaml'
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 that reads ``1e-3`` as a number, as YAML 1.2 does."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that :class:`_Loader` would read as a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        'tag:yaml.org,2002:float',
+        re.compile(r'^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$'),
+        list('-+.0123456789'),
+    )
+# Dates stay the text that they are written as.
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != 'tag:yaml.org,2002:timestamp']
+    for first, pairs in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def recipes() -> dict[str, Path]:
+    """Returns the packaged recipes by name."""
+    folder = Path(str(resources.files('hellm_pyg.recipes')))
+    return {path.stem: path for path in sorted(folder.glob('*.yaml'))}
+
+
+def _read(recipe: str | Path) -> tuple[dict, str]:
+    path, packaged = Path(recipe), recipes()
+    if not path.is_file():
+        if str(recipe) not in packaged:
+            raise ValueError(
+                f"'recipe' is neither a file nor a packaged recipe (got {str(recipe)!r}"
+                f'); the nearest is {nearest(str(recipe), packaged)!r}, all are '
+                + ', '.join(packaged)
+            )
+        path = packaged[str(recipe)]
+    try:
+        raw = yaml.load(path.read_text(encoding='utf-8'), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not YAML: {error}') from None
+    if not isinstance(raw, dict):
+        raise ValueError(f'{path} needs to hold sections of keys (got {raw!r})')
+    return raw, path.name
+
+
+def _merge(base: dict, other: dict) -> dict:
+    merged = dict(base)
+    for key, value in other.items():
+        old = merged.get(key)
+        nested = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+def _override(raw: dict, override: str) -> dict:
+    key, equals, text = override.partition('=')
+    names = key.strip().split('.')
+    if not equals or not all(names):
+        raise ValueError(f"an override needs the form 'a.b=c' (got {override!r})")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        raise ValueError(f'the override {override!r} is not YAML') from None
+    parse(_assign({}, names, value), Config, '', f'the override {override!r}')
+    if names == ['model', 'name'] and raw.get('model', {}).get('name') != value:
+        return {**raw, 'model': {'name': value}}
+    return _assign(raw, names, value)
+
+
+def _assign(section: dict, names: Sequence[str], value: Any) -> dict:
+    name, *rest = names
+    if rest:
+        inner = section.get(name) or {}
+        if not isinstance(inner, dict):
+            raise ValueError(
+                f"'{'.'.join(names)}' needs '{name}' to be a mapping (got {inner!r})"
+            )
+        value = _assign(inner, rest, value)
+    return {**section, name: value}
+
+
+def _prepared(name: str, datasets: Iterable[str], source: str) -> dict[str, Any]:
+    """The section ``data`` of a prepared folder, with absolute paths."""
+    folder = Path(name).expanduser().absolute()
+    if not (folder / PREPARED).is_file():
+        known = ', '.join(datasets) or 'none'
+        what = f", a folder without '{PREPARED}'" if folder.is_dir() else ''
+        raise ValueError(
+            f"'dataset' needs to be a section of 'datasets' in {source}: {known} (got "
+            f"{name!r}{what}); or a folder that 'hellm prepare table' has made"
+        )
+    raw, _ = _read(folder / PREPARED)
+    parse(raw, Config, '', str(folder / PREPARED))
+    data = raw.get('data') or {}
+    for key in ('interactions', 'root', 'items'):
+        if data.get(key):
+            data[key] = str(folder / data[key])
+    features = data.get('features') or {}
+    return data | {'features': {m: str(folder / path) for m, path in features.items()}}
+
+
+def save_data_config(data: DataConfig, folder: str | Path) -> None:
+    """Writes how a prepared folder is read; its paths are relative to the folder."""
+    values = to_dict(Config(data))['data']
+    chosen = {key: value for key, value in values.items() if not key.startswith('knn')}
+    _write(
+        {'data': chosen},
+        Path(folder) / PREPARED,
+        '# The data of this folder: "hellm pretrain RECIPE dataset=FOLDER" reads it.\n',
+    )
+
+
+def load_config(
+    recipe: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Reads a recipe and applies overrides to it.
+
+    A recipe may have a section ``datasets`` of named partial recipes; the
+    override ``dataset=<name>`` lays one of them over the rest. ``dataset=<folder>``
+    reads the data of a prepared folder instead; of the recipe's own section ``data``
+    the settings of the neighbours stay. Overriding ``model.name`` by another class
+    drops the recipe's arguments of the former one.
+
+    Args:
+        recipe: File or name of a packaged recipe; :obj:`None` starts from the
+            defaults.
+        overrides: Assignments ``a.b=c``; the value is read as YAML.
+
+    Raises:
+        ValueError: If a key is unknown (names the nearest one), or a value has
+            the wrong type.
+    """
+    raw, source = ({}, 'the defaults') if recipe is None else _read(recipe)
+    datasets = raw.pop('datasets', None) or {}
+    if not isinstance(datasets, dict):
+        raise ValueError(
+            f"'datasets' in {source} needs to be a mapping (got {datasets!r})"
+        )
+    for override in overrides:
+        if override.startswith('dataset='):
+            name = override.removeprefix('dataset=')
+            if name not in datasets:
+                own = raw.get('data') or {}
+                kept = {key: own[key] for key in own if str(key).startswith('knn')}
+                raw['data'] = kept | _prepared(name, datasets, source)
+                continue
+            parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
+            raw = _merge(raw, datasets[name])
+    parse(raw, Config, '', source)
+    # First the class: setting it drops the arguments of the former one.
+    for override in sorted(overrides, key=lambda o: not o.startswith('model.name=')):
+        if not override.startswith('dataset='):
+            raw = _override(raw, override)
+    return parse(raw, Config, '', source)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns a configuration as nested plain values (tuples as lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes a configuration as YAML; :func:`load_config` reads it back."""
+    _write(to_dict(config), path)
+
+
+def _write(values: dict[str, Any], path: str | Path, head: str = '') -> None:
+    from hellm_pyg.checkpoint import atomic  # torch is slow to import
+
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    with atomic(path) as temporary:
+        Path(temporary).write_text(head + text, encoding='utf-8')

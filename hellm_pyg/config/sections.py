@@ -1,0 +1,229 @@
+"""The sections of an experiment's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _at_least(low: int, section: object, *names: str) -> None:
+    for name in names:
+        if not getattr(section, name) >= low:
+            raise ValueError(
+                f"'{name}' needs to be at least {low} (got {getattr(section, name)})"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the interactions lie and how the graph is built from them.
+
+    Args:
+        interactions: File of interactions: sequence text
+            (``user item item ...``), CSV, TSV, Parquet or JSONL.
+        root: Folder of the processed cache.
+        user: Column of the user ids (tables only).
+        item: Column of the item ids (tables only).
+        time: Column of the times; without it the row's position is the time.
+        rating: Column of the ratings.
+        min_rating: Drop interactions rated below.
+        min_count: k-core: every user and item keeps at least so many.
+        min_length: Every user keeps at least so many.
+        time_unit: Unit of times that are numbers: ``'s'``, ``'ms'``, ``'us'``,
+            ``'ns'`` or ``'number'``; told from their size if :obj:`None`.
+        bad_rows: ``'refuse'`` or ``'drop'`` rows without ids or times.
+        items: Item table (CSV, TSV, Parquet or JSONL).
+        item_id: Id column of the item table.
+        title: Column shown beside recommendations.
+        features: Modality name to matrix file (``.npy``, ``.safetensors``).
+        name: Name of the data; the file's if :obj:`None`.
+        val_from: With ``test_from``, a hold-out by date in place of
+            leave-one-out: validation begins here, as ISO 8601 or as a number.
+        test_from: The test begins here.
+        knn: Number of nearest neighbours of a modality hyperedge.
+        knn_direction: ``'row'`` or ``'col'``, see ``KNNHyperedges``.
+        knn_index: ``'flat'`` (exact) or ``'ivf'``.
+    """
+
+    interactions: str = ''
+    root: str = 'cache'
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
+    rating: str | None = None
+    min_rating: float | None = None
+    min_count: int = 0
+    min_length: int = 0
+    time_unit: Literal['s', 'ms', 'us', 'ns', 'number'] | None = None
+    bad_rows: Literal['refuse', 'drop'] = 'refuse'
+    items: str | None = None
+    item_id: str = 'item_id'
+    title: str | None = 'title'
+    features: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+    val_from: str | int | None = None
+    test_from: str | int | None = None
+    knn: int = 10
+    knn_direction: Literal['row', 'col'] = 'row'
+    knn_index: Literal['flat', 'ivf'] = 'flat'
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """The language-model phase.
+
+    Args:
+        name: Hub name or folder of the backbone; ``'SmolLM2-135M-Instruct'``
+            also resolves to the packaged weights.
+        num_layers: Keep only so many of the backbone's first layers.
+        tables: Embedding name to run folder of phase 1 (its item table),
+            to ``'features:<modality>'``, or to ``'random:<width>'``.
+        train_tables: Names of ``tables`` that are trained on.
+        token: Names of ``tables`` that make up an item's soft token.
+        projector_layers: Layers between an item's embeddings and its token.
+        candidates: What competes in the loss: ``'all'`` items, or the ``'unseen'``.
+        scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
+        prefix: Arguments of ``GraphPrefix`` beside the name of the table that
+            is pooled (``embedding``); :obj:`None` for no prefix.
+        dropout: Dropout on the item tokens.
+        head: ``'linear'``, ``'tied'`` or ``'frozen_random'``.
+        head_channels: Width of a tied head's adapter; :obj:`None` for none.
+        lora: Arguments of ``peft.LoraConfig``; :obj:`None` freezes the LLM.
+        load_in_4bit: Quantise the backbone (needs bitsandbytes and CUDA).
+        instruction: Text before the items; :obj:`None` for the default.
+        response: Text after the items (user scope); :obj:`None` for the
+            default.
+        second_bos: Start the response piece with another BOS token.
+    """
+
+    name: str = 'SmolLM2-135M-Instruct'
+    num_layers: int | None = None
+    tables: dict[str, str] = field(default_factory=dict)
+    train_tables: list[str] = field(default_factory=list)
+    token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
+    projector_layers: int = 2
+    candidates: Literal['all', 'unseen'] = 'all'
+    scope: Literal['user', 'causal'] = 'causal'
+    prefix: dict[str, Any] | None = None
+    dropout: float = 0.0
+    head: Literal['linear', 'tied', 'frozen_random'] = 'linear'
+    head_channels: int | None = None
+    lora: dict[str, Any] | None = field(
+        default_factory=lambda: {
+            'r': 16,
+            'lora_alpha': 16,
+            'lora_dropout': 0.05,
+            'target_modules': ['gate_proj', 'up_proj', 'down_proj'],
+        }
+    )
+    load_in_4bit: bool = False
+    instruction: str | None = None
+    response: str | None = None
+    second_bos: bool = True
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation of either phase.
+
+    Args:
+        epochs: Largest number of epochs.
+        batch_size: Rows of a batch.
+        batch_tokens: Bound on rows times longest row instead (sequences).
+        lr: Learning rate.
+        optimizer: ``'adam'`` or ``'adamw'``.
+        betas: Moment decay rates.
+        weight_decay: Decoupled (adamw) or L2 (adam) weight decay.
+        decay: ``'matrices'`` spares norms and biases, ``'all'`` does not.
+        schedule: ``'constant'``, ``'linear'``, ``'cosine'`` (per step, after
+            the warm-up) or ``'exponential'`` (0.96^(epoch/50)).
+        min_lr: Floor of the cosine schedule.
+        warmup_epochs: Linear warm-up from zero.
+        clip: Largest gradient norm; :obj:`None` clips nothing.
+        accumulate: Batches to a step.
+        precision: ``'fp32'`` or ``'bf16'`` (autocast).
+        activation_checkpointing: Recompute the LLM's layers in backward.
+        sampling: Positives of pairs: ``'user'`` or ``'interaction'``.
+        targets: ``'all'`` positions of a sequence or the ``'last'``.
+        num_neg: Sampled negatives of a target.
+        max_len: Longest history.
+        eval_every: Epochs between validations.
+        patience: Validations without improvement before the stop.
+        metric: The metric, on validation, that chooses the weights.
+        save_minutes: Minutes between resumable states.
+        seed: Seed of initialisation, order, negatives and dropout.
+    """
+
+    epochs: int = 100
+    batch_size: int = 1024
+    batch_tokens: int | None = None
+    lr: float = 1e-3
+    optimizer: Literal['adam', 'adamw'] = 'adam'
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    decay: Literal['matrices', 'all'] = 'matrices'
+    schedule: Literal['constant', 'linear', 'cosine', 'exponential'] = 'constant'
+    min_lr: float = 0.0
+    warmup_epochs: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Literal['fp32', 'bf16'] = 'fp32'
+    activation_checkpointing: bool = False
+    sampling: Literal['user', 'interaction'] = 'user'
+    targets: Literal['all', 'last'] = 'all'
+    num_neg: int = 1
+    max_len: int = 50
+    eval_every: int = 1
+    patience: int = 10
+    metric: str = 'N@10'
+    save_minutes: float = 5.0
+    seed: int = 2024
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, 'batch_size', 'accumulate', 'max_len', 'eval_every')
+        _at_least(0, self, 'epochs', 'lr', 'weight_decay', 'num_neg', 'patience')
+        _at_least(0, self, 'min_lr', 'warmup_epochs', 'save_minutes', 'seed')
+        if self.clip is not None and not self.clip > 0:  # else it turns gradients
+            raise ValueError(f"'clip' needs to be above 0 or null (got {self.clip})")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How models are ranked and scored.
+
+    Args:
+        ks: Cut-offs.
+        batch_size: Users scored at once.
+        history: ``'train+val'`` or ``'train'``: what is read at test.
+        mask: ``'seen'``, ``'train'`` or ``'none'``: what is not ranked.
+    """
+
+    ks: tuple[int, ...] = (10, 20)
+    batch_size: int = 512
+    history: Literal['train+val', 'train'] = 'train+val'
+    mask: Literal['seen', 'train', 'none'] = 'seen'
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"'ks' needs to hold positive cut-offs (got {self.ks})")
+        _at_least(1, self, 'batch_size')
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Args:
+        data: The interactions and the graph.
+        model: ``name`` of a class in ``hellm_pyg.nn.models`` beside the
+            arguments of its constructor; empty for phase 2.
+        llm: The language-model phase; :obj:`None` for phase 1.
+        train: Optimisation.
+        eval: Protocol of the reported numbers.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    llm: LLMConfig | None = None
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)

@@ -1,0 +1,93 @@
+"""A category of Amazon's reviews to a prepared folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hellm_pyg.config import DataConfig
+from hellm_pyg.datasets.amazon import AmazonReviews
+from hellm_pyg.datasets.amazon_tables import TEMPLATE
+from hellm_pyg.datasets.export import export_tables
+from hellm_pyg.preparation.encoding import Encoding, encode, settings_of
+from hellm_pyg.preparation.folder import Prepared, complete, new_folder, split_line
+
+
+def prepare_amazon(
+    out: str | os.PathLike[str],
+    name: str = 'Beauty',
+    release: str = '2014',
+    root: str | os.PathLike[str] = 'data/amazon',
+    *,
+    base_urls: Sequence[str] | None = None,
+    images: bool = False,
+    template: str = TEMPLATE,
+    encoding: Encoding | None = None,
+    min_count: int = 5,
+    val_from: str | int | None = None,
+    test_from: str | int | None = None,
+) -> Prepared:
+    """Makes a category of Amazon's products a folder that recipes read.
+
+    Downloads go on where they were stopped. The folder is that of
+    :func:`~hellm_pyg.preparation.prepare_table`.
+
+    Args:
+        out: The folder: new, empty, or a prepared one, which is replaced.
+        name: The category, as in the names of the files.
+        release: ``'2014'``, ``'2018'`` or ``'2023'``.
+        root: Folder of raw files, images and the cache.
+        base_urls: Addresses of folders that hold both files, tried in this order.
+        images: Whether to fetch the products' images.
+        template: Text of a product, of ``title``, ``brand``, ``category`` and
+            ``description``; ``''`` for no text features.
+        encoding: The encoders; text and images are those of the category.
+        min_count: Users and products with fewer reviews are dropped (k-core).
+        val_from: Validation begins here; see ``prepare_table``.
+        test_from: The test begins here.
+
+    Raises:
+        ValueError: If an argument is out of range, a file cannot be downloaded or
+            is damaged, or an encoder cannot be loaded.
+    """
+    encoding = dataclasses.replace(
+        encoding or Encoding(), text='{text}' if template else ''
+    )
+    with new_folder(out) as folder:
+        dataset = AmazonReviews(
+            root,
+            name,
+            release,
+            base_urls=base_urls,
+            images=images,
+            template=template or TEMPLATE,
+            min_count=min_count,
+        )
+        paths = export_tables(dataset[0], dataset.ids, folder)
+        if images:
+            encoding = dataclasses.replace(
+                encoding, images=dataset.image_folder, image_column='image'
+            )
+        files, cards = encode(folder, paths['items'], 'item_id', 'title', encoding)
+        config = DataConfig(
+            name=dataset.name,
+            interactions=paths['interactions'].name,
+            user='user_id',
+            item='item_id',
+            time='time',
+            time_unit='s',
+            items=paths['items'].name,
+            features=files,
+            val_from=val_from,
+            test_from=test_from,
+        )
+        provenance = dataclasses.replace(
+            dataset.provenance,
+            template=template,
+            encoders=settings_of(cards),
+            split=split_line(config),
+        )
+        data, ids = complete(folder, config, provenance)
+    return Prepared(Path(out), data, ids, list(provenance.notes))

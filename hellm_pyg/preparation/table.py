@@ -1,0 +1,212 @@
+"""A shop's own tables to a prepared folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.config import DataConfig
+from hellm_pyg.datasets import InteractionFiles
+from hellm_pyg.datasets.export import export_tables
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.datasets.provenance import table_provenance
+from hellm_pyg.datasets.tables import SEQUENCES, TABLES, Source, as_source
+from hellm_pyg.preparation.columns import Columns, settle_columns
+from hellm_pyg.preparation.encoding import (
+    Encoding,
+    encode,
+    image_names,
+    images_seen,
+    pictures_of,
+    save_features,
+    settings_of,
+)
+from hellm_pyg.preparation.folder import Prepared, complete, new_folder, split_line
+
+READING = 'reading'  # the graph before the split; gone when the folder is complete
+
+
+def prepare_table(
+    out: str | os.PathLike[str],
+    interactions: Any,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    rating: str | None = None,
+    items: Any = None,
+    item_id: str | None = None,
+    title: str | None = None,
+    text: str | None = None,
+    features: Mapping[str, str | os.PathLike[str]] | None = None,
+    encoding: Encoding | None = None,
+    min_rating: float | None = None,
+    min_count: int = 0,
+    min_length: int = 0,
+    val_from: str | int | None = None,
+    test_from: str | int | None = None,
+    time_unit: Literal['s', 'ms', 'us', 'ns', 'number'] | None = None,
+    bad_rows: Literal['refuse', 'drop'] = 'refuse',
+    name: str | None = None,
+) -> Prepared:
+    """Makes tables of interactions and items a folder that recipes read.
+
+    The folder holds the interactions that are kept and their items, both in the
+    original ids, the features, the graph, ``data_card.md`` (and ``.json``), and
+    ``dataset.yaml``, which the override ``dataset=FOLDER`` of any recipe reads. It
+    can be moved; its sources are not needed any more. It appears when it is
+    complete.
+
+    Columns that are not given are guessed where their names leave no doubt;
+    ``notes`` of the result says so.
+
+    Args:
+        out: The folder: new, empty, or a prepared one, which is replaced.
+        interactions: CSV, TSV, Parquet, JSON lines, sequence text, or a table of
+            pandas, polars, Arrow, ...
+        user: Column of the user ids.
+        item: Column of the item ids.
+        time: Column of the times; ``''`` if the order of the rows counts.
+        rating: Column of the ratings, read for ``min_rating``.
+        items: A table of the items, likewise.
+        item_id: Its column of the ids.
+        title: Its column of what is shown beside recommendations.
+        text: Template of the items' texts, such as ``'{name}. {brand}'``; the
+            title if :obj:`None`, no text features if ``''``.
+        features: Modality to a matrix (``.npy``, ``.safetensors``) whose rows
+            follow ``items``.
+        encoding: Encoders, and the pictures; its ``text`` is replaced by
+            ``text``.
+        min_rating: Interactions rated below are dropped.
+        min_count: Users and items with fewer interactions are dropped (k-core).
+        min_length: Users with fewer interactions are dropped.
+        val_from: Validation begins here; with ``test_from`` a hold-out by date
+            in place of leave-one-out. ISO 8601, or a number in the times' unit.
+        test_from: The test begins here.
+        time_unit: Unit of times that are numbers; told from their size if
+            :obj:`None`.
+        bad_rows: Whether rows without ids or times are refused or dropped.
+        name: Name of the data; the folder's if :obj:`None`.
+
+    Raises:
+        ValueError: On input that cannot be used; names file, column and row.
+    """
+    if (val_from is None) != (test_from is None):
+        raise ValueError(
+            "a hold-out by date needs both 'val_from' and 'test_from' (got "
+            f'val_from={val_from!r}, test_from={test_from!r})'
+        )
+    log = as_source(interactions, 'interactions', [SEQUENCES, *TABLES])
+    catalogue = None if items is None else as_source(items, 'items')
+    given = {'user': user, 'item': item, 'time': time, 'rating': rating}
+    given |= {'item_id': item_id, 'title': title, 'text': text}
+    columns = settle_columns(log, catalogue, given, min_rating is not None)
+    encoding = encoding or Encoding()
+    name = name or Path(out).expanduser().absolute().name
+    settings: dict[str, Any] = {
+        'min_rating': min_rating,
+        'min_count': min_count,
+        'min_length': min_length,
+        'time_unit': time_unit,
+        'bad_rows': bad_rows,
+    }
+    with new_folder(out) as folder:
+        dataset = InteractionFiles(
+            folder / READING,
+            _readable(log),
+            *(columns.user, columns.item, columns.time, columns.rating),
+            items=None if catalogue is None else _readable(catalogue),
+            item_id=columns.item_id,
+            title=columns.title,
+            features=features,
+            name=name,
+            **settings,
+        )
+        report = dataset.report
+        config = DataConfig(
+            name=name,
+            val_from=_moment(val_from, report),
+            test_from=_moment(test_from, report),
+            time_unit='s' if report['time']['unit'] == 's' else 'number',
+        )
+        config, cards, pictures = _fill(
+            folder, dataset[0], dataset.ids, config, columns, encoding
+        )
+        del dataset
+        shutil.rmtree(folder / READING)
+        notes = [*columns.notes, *pictures]
+        provenance = table_provenance(
+            report,
+            source='Own tables',
+            template=columns.text,
+            encoders=settings_of(cards),
+            split=split_line(config),
+            images=pictures_of(cards),
+        )
+        provenance = dataclasses.replace(
+            provenance, notes=[*provenance.notes, *(f'{note}.' for note in notes)]
+        )
+        data, ids = complete(folder, config, provenance)
+    return Prepared(Path(out), data, ids, notes)
+
+
+def _fill(
+    folder: Path,
+    data: HeteroData,
+    ids: IdMap,
+    config: DataConfig,
+    columns: Columns,
+    encoding: Encoding,
+) -> tuple[DataConfig, dict[str, dict[str, Any]], list[str]]:
+    """Writes tables and features; returns how they are read, and what was seen."""
+    encoding = dataclasses.replace(encoding, text=columns.text)
+    notes = []
+    if encoding.images is not None:
+        names = image_names(data, ids, encoding)
+        if 'table' not in data['item']:
+            data['item'].table = {'image': names}
+        notes.append(images_seen(names, encoding))
+    files = save_features(data, folder)
+    title = columns.title or 'title'
+    paths = export_tables(data, ids, folder, columns.item_id, title)
+    cards: dict[str, dict[str, Any]] = {}
+    if 'items' in paths:
+        encoded, cards = encode(
+            folder, paths['items'], columns.item_id, columns.title, encoding
+        )
+        files |= encoded
+    config = dataclasses.replace(
+        config,
+        interactions=paths['interactions'].name,
+        user='user_id',
+        item='item_id',
+        time='time',
+        items=paths['items'].name if 'items' in paths else None,
+        item_id=columns.item_id,
+        title=columns.title,
+        features=files,
+    )
+    return config, cards, notes
+
+
+def _readable(source: Source) -> Any:
+    return source if isinstance(source, Path) else source.table
+
+
+def _moment(value: str | int | None, report: Mapping[str, Any]) -> str | int | None:
+    """A date of a hold-out, as a number where the times are numbers."""
+    if not isinstance(value, str) or report['time']['unit'] == 's':
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(
+            f"'val_from' and 'test_from' need integers, as the times of these "
+            f'interactions are (got {value!r})'
+        ) from None

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.report import users as users_module
+from benchmarks.report.analysis import TESTED, Analysis, Settings, analyse
+from benchmarks.report.cells import METRICS, load, per_user
+from benchmarks.report.users import Users
+from tests.benchmarks.fabricate import HEADLINE, TRAIN, ranks, result, write
+
+QUICK = Settings(resamples=400, signs=2000)
+FOUND = {
+    ('best', 1): ranks(500, 9, 1),
+    ('best', 2): ranks(500, 9, 2),
+    ('middle', 1): ranks(500, 4, 3),
+    ('lightgcn', 1): ranks(500, 2, 4),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv('HELLM_DATA', raising=False)
+    for (name, seed), rank in FOUND.items():
+        write(tmp_path, result(name, rank, seed=seed))
+    return tmp_path
+
+
+@pytest.fixture
+def analysis(folder: Path) -> Analysis:
+    return analyse(load(folder)[0], ['lightgcn', 'absent'], QUICK)
+
+
+def test_means_deviations_and_intervals(analysis: Analysis) -> None:
+    assert list(analysis.tables) == [HEADLINE, TRAIN]
+    assert analysis.num_users == 500
+    row = next(r for r in analysis.tables[HEADLINE] if r.model.key == 'best')
+    one, two = (per_user(FOUND['best', seed]) for seed in (1, 2))
+    np.testing.assert_allclose(row.mean, (one + two).mean(axis=0) / 2)
+    gap = np.abs(one.mean(axis=0) - two.mean(axis=0))
+    np.testing.assert_allclose(row.deviation, gap / np.sqrt(2))
+    error = ((one + two) / 2).std(axis=0) / np.sqrt(500)
+    np.testing.assert_allclose(row.high - row.low, 2 * 1.96 * error, rtol=0.2)
+    assert (row.low < row.mean).all()
+    assert (row.mean < row.high).all()
+    single = next(r for r in analysis.tables[HEADLINE] if r.model.key == 'middle')
+    assert (single.seeds, single.deviation) == (1, None)
+
+
+def test_intervals_are_of_their_own_protocol(analysis: Analysis) -> None:
+    for row in analysis.tables[TRAIN]:
+        assert (row.low < row.mean).all()
+        assert (row.mean < row.high).all()
+
+
+def test_references_are_the_best_on_validation_and_the_baseline(
+    analysis: Analysis,
+) -> None:
+    names = [(one.reference.key, one.why) for one in analysis.tests]
+    assert names == [
+        ('best', 'the best on validation N@10'),
+        ('lightgcn', 'the chosen baseline'),
+    ]
+    for one in analysis.tests:
+        others = {'best', 'middle', 'lightgcn'} - {one.reference.key}
+        assert {row.model.key for row in one.rows} == others
+
+
+def test_the_test_items_do_not_choose_the_reference(folder: Path) -> None:
+    content = result('lucky', ranks(500, 30, 8))
+    content['validation']['metrics']['N@10'] = 0.001
+    write(folder, content)
+    assert analyse(load(folder)[0], [], QUICK).tests[0].reference.key == 'best'
+
+
+def test_differences_and_p_values(analysis: Analysis) -> None:
+    one = analysis.tests[1]
+    row = next(row for row in one.rows if row.model.key == 'middle')
+    pair = per_user(FOUND['middle', 1]) - per_user(FOUND['lightgcn', 1])
+    pair = pair[:, [METRICS.index(metric) for metric in TESTED]]
+    np.testing.assert_allclose(row.difference, pair.mean(axis=0))
+    error = pair.std(axis=0) / np.sqrt(500)
+    np.testing.assert_allclose(row.high - row.low, 2 * 1.96 * error, rtol=0.2)
+    hits = pair[:, TESTED.index('R@10')]
+    better, worse = (hits > 0).sum(), (hits < 0).sum()
+    exact = stats.binomtest(better, better + worse).pvalue
+    assert row.p[TESTED.index('R@10')] == pytest.approx(exact, abs=0.03)
+    raw = np.concatenate([row.p for row in one.rows])
+    adjusted = np.concatenate([row.adjusted for row in one.rows])
+    assert len(raw) == 4
+    assert adjusted[raw.argmin()] == pytest.approx(min(1, 4 * raw.min()))
+    assert adjusted[raw.argmax()] >= raw.max()
+
+
+def test_same_seed_same_numbers(folder: Path, analysis: Analysis) -> None:
+    again = analyse(load(folder)[0], ['lightgcn'], QUICK)
+    for one, other in zip(
+        analysis.tables[HEADLINE], again.tables[HEADLINE], strict=True
+    ):
+        np.testing.assert_array_equal(one.low, other.low)
+    np.testing.assert_array_equal(analysis.tests[0].rows[0].p, again.tests[0].rows[0].p)
+
+
+def test_models_without_ranks_have_numbers_but_no_intervals(folder: Path) -> None:
+    content = result('older', ranks(500, 3, 5))
+    del content['ranks']
+    write(folder, content)
+    analysis = analyse(load(folder)[0], [], QUICK)
+    row = next(r for r in analysis.tables[HEADLINE] if r.model.key == 'older')
+    assert row.low is None
+    assert row.mean.shape == (4,)
+    assert 'older' not in {r.model.key for r in analysis.tests[0].rows}
+
+
+def test_slices_are_means_over_their_users(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = np.repeat([3, 5, 30], [200, 200, 100])
+    popularity = np.tile([0, 3, 7, 300], 125)
+    monkeypatch.setenv('HELLM_DATA', str(folder))
+    monkeypatch.setattr(
+        users_module, '_count', lambda result: Users(history, popularity)
+    )
+    by_length, by_count = analyse(load(folder)[0], [], QUICK).slices
+    assert (by_length.labels, by_length.sizes) == (
+        ['3', '5', '30 or more'],
+        [200, 200, 100],
+    )
+    assert by_count.labels == ['0', '3 to 4', '7 to 9', '300 or more']
+    at = [model.key for model in by_length.models].index('middle')
+    value = per_user(FOUND['middle', 1])[:, METRICS.index('N@10')]
+    expected = [value[:200].mean(), value[200:400].mean(), value[400:].mean()]
+    np.testing.assert_allclose(by_length.value[at], expected)
+    np.testing.assert_allclose(by_count.value[at][0], value[popularity == 0].mean())
+    assert (by_length.low <= by_length.value).all()
+    assert (by_length.value <= by_length.high).all()
+
+
+def test_points_of_a_grid_are_not_tested(folder: Path) -> None:
+    for k in (1, 5):
+        point = {'cell': 'knn', 'grid': {'data.knn': k}}
+        write(folder, result(f'knn-{k}', ranks(500, 50, k), **point))
+    analysis = analyse(load(folder)[0], ['knn-1'], QUICK)
+    assert {'knn-1', 'knn-5'} < {r.model.key for r in analysis.tables[HEADLINE]}
+    assert [one.reference.key for one in analysis.tests] == ['best']
+    assert len(analysis.tests[0].rows) == 2

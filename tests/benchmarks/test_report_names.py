@@ -1,0 +1,78 @@
+import pytest
+
+from benchmarks.report.names import name_of, printed_for, printed_rows, tables
+from hellm_pyg.evaluation import Protocol
+
+
+@pytest.mark.parametrize(
+    ('cell', 'recipe', 'peer', 'expected'),
+    [
+        ('lightgcn', '', None, ('LightGCN', 'graph')),
+        ('item_knn', '', None, ('Item-kNN', 'floor')),
+        ('sasrec_bce', '', None, ('SASRec bce', 'sequential')),
+        ('hellm_pre_no_u2u', '', None, ('HeLLMPre no u2u', 'hypergraph')),
+        ('hellm_8_layers', '', None, ('HeLLM 8 layers', 'language model')),
+        ('knn-5', 'pretrain_best', None, ('knn-5', 'hypergraph')),
+        ('mine', '', None, ('mine', 'other')),
+        ('rectools_sasrec', '', 'rectools 0.1', ('RecTools SASRec', 'other library')),
+    ],
+)
+def test_names(cell: str, recipe: str, peer: str | None, expected: tuple) -> None:
+    assert name_of(cell, recipe, peer) == expected
+
+
+@pytest.mark.parametrize(
+    ('cell', 'model'),
+    [
+        ('lightgcn', 'LightGCN'),
+        ('hellm', 'HeLLM'),
+        ('hellm_8_layers', 'HeLLM'),
+        ('hellm_pre', 'HeLLM_pre'),
+        ('hellm_pre_released', 'HeLLM_pre'),
+        ('hellm_pre_no_u2u', 'HeLLM_pre w/o-U2U'),
+        ('hellm_pre_no_i2i', 'HeLLM_pre w/o-I2I'),
+        ('hellm_pre_no_cl', 'HeLLM_pre w/o-CL'),
+        ('hellm_no_prefix', 'HeLLM w/o-GNN_PEFT'),
+        ('hellm_no_graph', 'HeLLM w/o-GNN_ID'),
+        ('hellm_no_seq', 'HeLLM w/o-Seq_ID'),
+        ('sasrec_bce', 'SASRec, BCE'),
+        ('sasrec_sampled', 'SASRec, sampled softmax'),
+    ],
+)
+def test_printed_row_of_a_cell(cell: str, model: str) -> None:
+    found = printed_for(cell, 'beauty')
+    assert found is not None
+    assert found.model == model
+
+
+def test_cells_without_a_printed_row() -> None:
+    assert printed_for('sasrec', 'beauty') is None
+    assert printed_for('lightgcn', 'movielens') is None
+    assert printed_rows('movielens') == []
+
+
+def test_printed_numbers_are_whole_and_plausible() -> None:
+    sizes = [len(table['rows']) for table in tables()]
+    assert sizes == [10, 8, 2, 4]
+    graph, language = Protocol('train', 'train'), Protocol('train+val', 'none')
+    protocols = {str(graph), str(language), str(Protocol())}
+    for dataset in ('beauty', 'sports', 'toys'):
+        for _, rows in printed_rows(dataset):
+            for row in rows:
+                assert row.protocol in protocols
+                value = row.metrics
+                for k in (10, 20):
+                    if f'R@{k}' in value:
+                        assert 0 < value[f'N@{k}'] < value[f'R@{k}'] < 0.15
+                if {'R@10', 'R@20'} <= set(value):
+                    assert value['R@10'] < value['R@20']
+                    assert value['N@10'] < value['N@20']
+
+
+def test_rows_of_both_tables_agree() -> None:
+    found = [{row.model: row for row in rows} for _, rows in printed_rows('sports')]
+    one, three = found[:2]
+    for metric, value in three['HeLLM'].metrics.items():
+        assert one['HeLLM'].metrics[metric] == value
+    assert one['HeLLM'].metrics['N@20'] == 0.0279
+    assert three['HeLLM_pre'].metrics == {'R@20': 0.0542, 'N@20': 0.0221}

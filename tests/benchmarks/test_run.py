@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmarks import run, table
+from benchmarks.cell import compact, finished, run_cell
+from benchmarks.table import Cell, cells, load_table
+from hellm_pyg.checkpoint import load_tensors
+from hellm_pyg.config import load_config, recipes
+from hellm_pyg.evaluation.metrics import summarize
+from tests.shop import NUM_USERS, write_shop
+
+ROOT = Path(__file__).parents[2]
+TABLES = sorted((ROOT / 'benchmarks' / 'paper').glob('*.yaml'))
+
+
+def write_table(folder: Path, cells: dict, **keys: object) -> Path:
+    """A table over a small shop's files, under the data set 'beauty'."""
+    shop = write_shop(folder)
+    common = {
+        'datasets': ['beauty'],
+        'seeds': [1],
+        'protocols': [['train+val', 'seen'], ['train', 'none']],
+        'overrides': [*shop, 'eval.ks=[5]', 'train.metric=N@5'],
+        'runs': str(folder / 'runs'),
+    }
+    path = folder / 'small.yaml'
+    path.write_text(yaml.safe_dump({**common, 'cells': cells, **keys}, sort_keys=False))
+    return path
+
+
+SMALL = ['model.embedding_dim=8', 'train.epochs=2', 'train.eval_every=1']
+
+
+@pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
+def test_tables_of_the_paper_hold_valid_runs(path: Path) -> None:
+    runs = list(cells(load_table(path)))
+    assert len({cell.key for cell in runs}) == len(runs)
+    assert len({cell.run_dir for cell in runs}) == len(runs)
+    folders = {cell.run_dir for cell in runs}
+    first = runs[0]
+    for cell in runs:
+        if (cell.dataset, cell.seed) != (first.dataset, first.seed):
+            continue
+        config = load_config(cell.recipe, cell.overrides)
+        assert config.train.seed == cell.seed
+        tables = {} if config.llm is None else config.llm.tables
+        assert all(s in folders or s.startswith('features:') for s in tables.values())
+
+
+def test_reduced_figures_have_the_promised_sizes() -> None:
+    folder = ROOT / 'benchmarks' / 'paper'
+    curves = [cell.cell for cell in cells(load_table(folder / 'fig3_reduced.yaml'))]
+    assert {curves.count(name) for name in curves} == {5}
+    points = [c for c in cells(load_table(folder / 'fig4_reduced.yaml')) if c.grid]
+    assert len(points) == 16
+    assert {cell.dataset for cell in points} == {'beauty'}
+
+
+def test_grids_are_expanded_with_typed_values(tmp_path: Path) -> None:
+    grid = {'model.temperature': [0.1, 1.0], 'data.knn': [1, 5]}
+    path = write_table(tmp_path, {'c': {'recipe': 'pretrain_best', 'grid': grid}})
+    runs = list(cells(load_table(path)))
+    names = [cell.name for cell in runs]
+    assert names[1] == 'c-temperature=0.1-knn=5'
+    assert len(set(names)) == 4
+    assert {cell.cell for cell in runs} == {'c'}
+    assert runs[1].grid == {'model.temperature': 0.1, 'data.knn': 5}
+    config = load_config(runs[1].recipe, runs[1].overrides)
+    assert (config.model['temperature'], config.data.knn) == (0.1, 5)
+
+
+def test_cells_may_be_restricted(tmp_path: Path) -> None:
+    both = {'recipe': 'sasrec'}
+    path = write_table(
+        tmp_path,
+        {
+            'a': both,
+            'b': {**both, 'seeds': [1]},
+            'c': {**both, 'datasets': ['toys']},
+            'd': {'recipe': 'finetune_llara', 'tables': {'seq': 'a'}, 'seeds': [1]},
+        },
+        datasets=['beauty', 'toys'],
+        seeds={'beauty': [1, 2], 'toys': [1]},
+        overrides=[],
+        runs='elsewhere',
+    )
+    table = load_table(path)
+    keys = [cell.key for cell in cells(table)]
+    assert keys == [
+        'beauty-a-1', 'beauty-b-1', 'beauty-d-1', 'beauty-a-2',
+        'toys-a-1', 'toys-b-1', 'toys-c-1', 'toys-d-1',
+    ]  # fmt: skip
+    (last,) = (cell for cell in cells(table) if cell.key == 'toys-d-1')
+    assert last.overrides[-1] == 'llm.tables.seq=elsewhere/toys/a/1'
+    assert last.run_dir == 'elsewhere/toys/d/1'
+    others = [cell.key for cell in cells(table, ['toys'], [7])]
+    assert others == ['toys-a-7', 'toys-b-7', 'toys-c-7', 'toys-d-7']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'cells': {'a': {'recipe': 'sasrec', 'grids': {}}}}, r"unknown \['grids'\]"),
+        ({'cells': {'a': {'overrides': []}}}, r"small.yaml: a: needs \['recipe'\]"),
+        ({'cells': {'a': None}}, r'got None'),
+        ({'colour': 'red', 'cells': {}}, r"unknown \['colour'\]; known .*'seeds'"),
+        (
+            {'cells': {'a': {'recipe': 'sasrec', 'tables': {'seq': 'b'}}}},
+            r"'tables' of 'a' needs names of cells \(got 'b'\)",
+        ),
+    ],
+)
+def test_bad_tables(tmp_path: Path, change: dict, message: str) -> None:
+    path = write_table(tmp_path, {})
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=message):
+        load_table(path)
+
+
+def test_tuned_recipe_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, 'RECIPES', tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert table.find_recipe('sasrec') == 'sasrec'
+    (tmp_path / 'sasrec.yaml').write_text(recipes()['sasrec'].read_text())
+    assert table.find_recipe('sasrec') == 'sasrec.yaml'
+    monkeypatch.chdir(ROOT)
+    assert table.find_recipe('sasrec') == str(tmp_path / 'sasrec.yaml')
+
+
+@pytest.fixture(scope='module')
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, Path, dict]:
+    folder = tmp_path_factory.mktemp('run')
+    path = write_table(folder, {'a': {'recipe': 'sasrec', 'overrides': SMALL}})
+    table = load_table(path)
+    (cell,) = cells(table)
+    run_cell(cell, table['protocols'], folder / 'a.json')
+    return cell, folder / 'a.json', json.loads((folder / 'a.json').read_text())
+
+
+def test_result_says_where_it_comes_from(result: tuple[Cell, Path, dict]) -> None:
+    cell, path, found = result
+    assert found['config']['train']['seed'] == found['seed'] == 1
+    assert found['config']['model']['embedding_dim'] == 8
+    assert len(found['data_fingerprint']) == 64
+    assert {'python', 'torch', 'torch-geometric'} <= set(found['versions'])
+    assert found['commit'] is None or len(found['commit']) >= 40
+    assert found['parameters'] == found['trained_parameters'] > 0
+    assert found['peak_memory_bytes']['process'] > 1e7
+    assert found['seconds']['training'] > 0
+    assert [len(found['validation']['curve']), found['validation']['epochs']] == [2, 2]
+    assert set(found['test']) == {
+        'history=train+val, mask=seen',
+        'history=train, mask=none',
+    }
+    command = found['command'].split(' ')
+    assert command[:3] == ['hellm', 'pretrain', 'sasrec']
+    assert finished(cell, path)
+
+
+def test_ranks_give_the_metrics_again(result: tuple[Cell, Path, dict]) -> None:
+    cell, _, found = result
+    for protocol, packed in found['ranks'].items():
+        raw = zlib.decompress(base64.b64decode(packed['data']))
+        rank = torch.from_numpy(np.frombuffer(raw, '<u2').astype('float32')) / 2
+        assert rank.numel() == found['test'][protocol]['users'] == NUM_USERS
+        expected = found['test'][protocol]['metrics']
+        assert summarize(rank, [5]) == pytest.approx(expected)
+    saved = load_tensors(Path(cell.run_dir) / 'ranks-test-train-none.safetensors')[
+        'rank'
+    ]
+    assert torch.equal(rank, saved)
+
+
+def test_far_ranks_are_cut() -> None:
+    raw = zlib.decompress(base64.b64decode(compact(torch.tensor([1.5, 5e4]))['data']))
+    assert np.frombuffer(raw, '<u2').tolist() == [3, 2000]
+
+
+def test_result_of_another_configuration_is_not_taken(
+    result: tuple[Cell, Path, dict], tmp_path: Path
+) -> None:
+    cell, path, found = result
+    assert not finished(cell, tmp_path / 'none.json')
+    other = [*cell.overrides, 'train.lr=0.5']
+    assert not finished(cell._replace(overrides=other), path)
+    later = [*cell.overrides, 'train.save_minutes=1']
+    assert finished(cell._replace(overrides=later), path)
+    old = tmp_path / 'old.json'
+    kept = {'recipe': cell.recipe, 'overrides': cell.overrides}
+    old.write_text(json.dumps(kept))
+    assert finished(cell, old)
+    assert not finished(cell._replace(overrides=other), old)
+    old.write_text(json.dumps({**found, 'config': {'gone': 1}}))
+    assert not finished(cell, old)
+
+
+def test_floors_have_results(tmp_path: Path) -> None:
+    overrides = ['model.name=Popularity']
+    path = write_table(tmp_path, {'p': {'recipe': 'sasrec', 'overrides': overrides}})
+    table = load_table(path)
+    (cell,) = cells(table)
+    run_cell(cell, table['protocols'], tmp_path / 'p.json')
+    found = json.loads((tmp_path / 'p.json').read_text())
+    assert found['parameters'] == found['trained_parameters'] == 0
+    assert len(found['data_fingerprint']) == 64
+    assert found['seconds']['training'] > 0
+
+
+def test_failure_is_reported_and_does_not_stop_the_rest(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    floor = {'recipe': 'sasrec', 'overrides': ['model.name=Popularity']}
+    wrong = {'recipe': 'sasrec', 'overrides': [*SMALL, 'model.num_heads=3']}
+    unknown = {'recipe': 'sasrec', 'overrides': ['model.nme=Popularity', 'train.x=1']}
+    path = write_table(tmp_path, {'wrong': wrong, 'unknown': unknown, 'good': floor})
+    arguments = [str(path), '--results', str(tmp_path / 'results')]
+    assert run.main([*arguments, '--only', '*']) == 1
+    folder = tmp_path / 'results' / 'small'
+    assert {p.name for p in folder.iterdir()} == {
+        'beauty-good-1.json',
+        'beauty-wrong-1.failed.json',
+        'beauty-unknown-1.failed.json',
+    }
+    told = json.loads((folder / 'beauty-wrong-1.failed.json').read_text())
+    assert told['name'] == 'wrong'
+    assert told['error'].startswith('ValueError: ')
+    assert 'num_heads' in told['error']
+    error = capfd.readouterr().err
+    assert "unknown key 'train.x'" in error
+    assert error.count('FAILED: ') == 2
+    # Mended, it is run; what is done is not.
+    table = yaml.safe_load(path.read_text())
+    table['cells']['wrong'] = floor
+    path.write_text(yaml.safe_dump(table))
+    assert run.main([*arguments, '--only', 'wrong', 'good']) == 0
+    assert not (folder / 'beauty-wrong-1.failed.json').exists()
+    assert 'beauty-good-1: done' in capfd.readouterr().out
+    assert run.main([*arguments, '--only', 'nothing']) == 2
+
+
+def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec'}})
+    arguments = ['--list', '--seeds', '7', '--results', str(tmp_path / 'results')]
+    assert run.main([str(path), *arguments]) == 0
+    assert capsys.readouterr().out.startswith('beauty-a-7: dataset=beauty train.seed=7')
+    assert not (tmp_path / 'results').exists()
+
+
+def test_killed_table_goes_on(tmp_path: Path) -> None:
+    overrides = [*SMALL, 'train.epochs=12', 'train.patience=12', 'train.batch_size=2']
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec', 'overrides': overrides}})
+    results = tmp_path / 'results'
+    command = [sys.executable, '-m', 'benchmarks.run', str(path)]
+    command += ['--results', str(results)]
+    log = tmp_path / 'runs' / 'beauty' / 'a' / '1' / 'log.jsonl'
+    first = subprocess.Popen(command, cwd=ROOT)
+    wait_for(lambda: log.is_file() and '"metrics"' in log.read_text())
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    size = -1
+    # The orphan notices that its parent is gone, saves and stops.
+    while size != (size := log.stat().st_size):
+        time.sleep(1)
+    assert not (results / 'small' / 'beauty-a-1.json').exists()
+    subprocess.run(command, cwd=ROOT, check=True)
+    found = json.loads((results / 'small' / 'beauty-a-1.json').read_text())
+    assert found['validation']['epochs'] == 12
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_data_folder_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HELLM_DATA', '/nowhere')
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec'}})
+    run.main([str(path), '--list', '--data', str(tmp_path)])
+    assert os.environ['HELLM_DATA'] == str(tmp_path)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hellm_pyg.cli.recommendation import split_ids
+from tests.shop import NUM_ITEMS, NUM_USERS, write_shop
+
+from .running import error, hellm
+
+
+def test_recommend_in_original_ids(shop: Path) -> None:
+    output = hellm(
+        'recommend', shop / 'graph', '--user', 'u03', '-u', 'u04',
+        '--history', 'p001 p004', '-k', '2',
+    ).stdout  # fmt: skip
+    assert [line for line in output.splitlines() if 'ser ' in line] == [
+        'User u03', 'User u04', 'New user 1'
+    ]  # fmt: skip
+    rows = re.findall(r'│ ([12]) +│ (p\d{3}) │ Thing, (\d+) ', output)
+    assert [int(rank) for rank, _, _ in rows] == [1, 2] * 3
+    assert all(int(item[1:]) == int(title) for _, item, title in rows)
+    with (shop / 'log.csv').open() as file:
+        seen = {r['sku'] for r in csv.DictReader(file) if r['customer'] == 'u03'}
+    assert not seen & {item for _, item, _ in rows[:2]}
+    assert not {'p001', 'p004'} & {item for _, item, _ in rows[4:]}
+
+
+@pytest.mark.parametrize('ending', ['csv', 'jsonl', 'parquet'])
+def test_recommend_to_all(shop: Path, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f'top.{ending}'
+    output = hellm('recommend', shop / 'seq', '--all', '-k', 3, '--out', out).stdout
+    assert f'{3 * NUM_USERS} rows' in output
+    if ending == 'csv':
+        with out.open(newline='') as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    elif ending == 'jsonl':
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        from pyarrow import parquet
+
+        rows = parquet.read_table(out).to_pylist()
+    assert [row['user'] for row in rows[::3]] == [f'u{u:02d}' for u in range(NUM_USERS)]
+    assert {str(row['rank']) for row in rows} == {'1', '2', '3'}
+
+
+def test_recommend_to_a_file_for_some(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / 'some.jsonl'
+    hellm('recommend', shop / 'seq', '-u', 'u07', '-k', 4, '-o', out)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row['user'], row['rank']) for row in rows] == [
+        ('u07', rank) for rank in (1, 2, 3, 4)
+    ]
+    hellm('recommend', shop / 'seq', '-u', 'u07', '-k', NUM_ITEMS, '-o', out,
+          '--include-seen')  # fmt: skip
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len({row['item'] for row in rows}) == NUM_ITEMS
+
+
+def test_unknown_ids_in_recommend(shop: Path) -> None:
+    assert "unknown user id 'u99'" in error('recommend', shop / 'seq', '-u', 'u99')
+    message = error('recommend', shop / 'seq', '--history', 'p001 p999')
+    assert "unknown item id 'p999'" in message
+
+
+def test_lists_shorter_than_k(shop: Path) -> None:
+    arguments = ['recommend', shop / 'seq', '-u', 'u01', '-u', 'u02', '-k', NUM_ITEMS]
+    result = hellm(*arguments, '--history', 'p001 p004')
+    users = re.findall(r'User (\w+)|New user (\d)|│ +(\d+) +│ p\d{3}', result.stdout)
+    ranks: dict[str, list[int]] = {}
+    name = ''
+    for user, new, rank in users:
+        if rank:
+            ranks[name].append(int(rank))
+        else:
+            name = user or f'new {new}'
+            ranks[name] = []
+    assert list(ranks) == ['u01', 'u02', 'new 1']
+    assert all(r == list(range(1, len(r) + 1)) for r in ranks.values())
+    assert [len(r) < NUM_ITEMS for r in ranks.values()] == [True] * 3
+    assert len(ranks['new 1']) == NUM_ITEMS - 2
+
+
+@pytest.mark.parametrize(
+    ('line', 'ids'),
+    [
+        (' a  b ', ['a', 'b']),
+        ('"red shoe" hat-7', ['red shoe', 'hat-7']),
+        ("it's back\\slash", ["it's", 'back\\slash']),
+        ('', []),
+    ],
+)
+def test_ids_of_a_history(line: str, ids: list[str]) -> None:
+    assert split_ids(line) == ids
+
+
+def test_recommend_from_data_that_have_moved(shop: Path, tmp_path: Path) -> None:
+    arguments = ['recommend', shop / 'seq', '-u', 'u01', '-k', 2]
+    moved = [text for text in write_shop(tmp_path) if text.startswith('data.')]
+    assert hellm(*arguments, *moved).stdout == hellm(*arguments).stdout
