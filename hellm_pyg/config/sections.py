@@ -82,6 +82,7 @@ class LLMConfig:
         token: Names of ``tables`` that make up an item's soft token.
         projector_layers: Layers between an item's embeddings and its token.
         candidates: What competes in the loss: ``'all'`` items, or the ``'unseen'``.
+        table_scale: ``'rms'`` reads every table with a root mean square of one.
         scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
         prefix: Arguments of ``GraphPrefix`` beside the name of the table that
             is pooled (``embedding``); :obj:`None` for no prefix.
@@ -103,6 +104,7 @@ class LLMConfig:
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
     projector_layers: int = 2
     candidates: Literal['all', 'unseen'] = 'all'
+    table_scale: Literal['none', 'rms'] = 'none'
     scope: Literal['user', 'causal'] = 'causal'
     prefix: dict[str, Any] | None = None
     dropout: float = 0.0

@@ -107,6 +107,9 @@ class LLMRecommender(nn.Module):
             ``'unseen'`` in the history. Where seen items are not recommended, the
             model need not learn to rank them, and what is like them, low.
             (default: :obj:`"all"`)
+        table_scale (str): ``'none'`` reads the embeddings as they are, ``'rms'`` with
+            a root mean square of one, see :class:`~hellm_pyg.llm.tables.ItemTables`.
+            (default: :obj:`"none"`)
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -131,6 +134,7 @@ class LLMRecommender(nn.Module):
         dropout: float = 0.0,
         projector_layers: int = 2,
         candidates: Literal['all', 'unseen'] = 'all',
+        table_scale: Literal['none', 'rms'] = 'none',
     ) -> None:
         super().__init__()
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
@@ -153,6 +157,7 @@ class LLMRecommender(nn.Module):
         self.tables = ItemTables(
             {name: item_embeddings[name] for name in dict.fromkeys(used)},
             train_embeddings,
+            table_scale,
         )
         width = self.tables.width(names)
         self.projector = FusedProjector(width, hidden_size, projector_layers)

@@ -191,6 +191,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'dropout': model.dropout,
             'projector_layers': model.projector_layers,
             'candidates': model.candidates,
+            'table_scale': model.tables.scale,
         },
         'tables': {
             name: [model.num_items, width]

@@ -36,6 +36,7 @@ FORMS = [
         'max_len': 3,
         'dropout': 0.2,
         'projector_layers': 1,
+        'table_scale': 'rms',
     },
     {'prefix': {'pool': False}, 'scope': 'user', 'head': 'frozen_random'},
     {'lora': None, 'scope': 'causal', 'token_embeddings': ['seq']},

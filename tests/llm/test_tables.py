@@ -7,6 +7,7 @@ import torch
 
 from hellm_pyg.llm.tables import ItemTables
 
+TABLE_30 = torch.ones(30, 2)
 TABLES = {'a': torch.arange(6.0).view(3, 2), 'b': -torch.arange(3.0).view(3, 1)}
 
 
@@ -44,3 +45,25 @@ def test_a_row_with_one_nan_is_missing_as_a_whole():
 def test_unknown_name():
     with pytest.raises(ValueError, match=r"'train_embeddings' .*got 'c'.*\['a', 'b'\]"):
         ItemTables(TABLES, train=['c'])
+
+
+@pytest.mark.parametrize('factor', [1.0, 1e-3, 50.0])
+def test_rms_scale_takes_the_size_out(factor):
+    table = torch.randn(30, 5)
+    table[3] = math.nan
+    tables = ItemTables({'a': factor * table, 'b': TABLE_30}, ['a'], scale='rms')
+    present = torch.arange(30) != 3
+    rms = table[present].square().mean().sqrt()
+    expected = (table / rms).nan_to_num(0.0)
+    torch.testing.assert_close(tables(['a']), expected)
+    index = torch.tensor([4, 3, 4])
+    torch.testing.assert_close(tables(['b', 'a'], index)[:, 2:], expected[index])
+    assert [n for n, p in tables.named_parameters() if p.requires_grad] == ['weights.a']
+
+
+def test_rms_scale_of_nothing_is_one():
+    assert torch.equal(
+        ItemTables({'a': torch.zeros(3, 2)}, scale='rms')(['a']), torch.zeros(3, 2)
+    )
+    with pytest.raises(ValueError, match=r"'table_scale' .*got 'std'"):
+        ItemTables(TABLES, scale='std')
