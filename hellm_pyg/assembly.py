@@ -436,4 +436,5 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         dropout=llm.dropout,
         projector_layers=llm.projector_layers,
         candidates=llm.candidates,
+        table_scale=llm.table_scale,
     )

@@ -291,6 +291,15 @@ def llm_config(tmp_path: Path, *overrides: str) -> Config:
     )
 
 
+def test_loss_and_tables_are_as_configured(data: HeteroData, tmp_path: Path) -> None:
+    for candidates, scale in (('all', 'none'), ('unseen', 'rms')):
+        config = llm_config(
+            tmp_path / scale, f'llm.candidates={candidates}', f'llm.table_scale={scale}'
+        )
+        model = assembly.build_llm(config, data, ids_of(data))
+        assert (model.candidates, model.tables.scale) == (candidates, scale)
+
+
 @pytest.mark.parametrize('head', ['linear', 'tied', 'frozen_random'])
 @pytest.mark.parametrize('scope', get_args(get_type_hints(LLMConfig)['scope']))
 def test_language_model_has_the_named_parts(
