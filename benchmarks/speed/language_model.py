@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('--dataset', default='beauty')
     parser.add_argument('--layers', type=int, default=30)
+    parser.add_argument('--batch-size', type=int, default=128, help='users of a step')
     parser.add_argument('--batches', type=int, default=20, help='a round of training')
     parser.add_argument('--users', type=int, default=1500, help='a round of ranking')
     parser.add_argument('--rounds', type=int, default=3)
@@ -80,6 +81,7 @@ def main() -> None:
             f'llm.tables={TABLES}',
             f'llm.num_layers={args.layers}',
             'llm.train_tables=[]',
+            f'train.batch_size={args.batch_size}',
             f'llm.scope={scope}',
             f'train.targets={targets}',
         ]
@@ -102,6 +104,7 @@ def main() -> None:
     if args.out is not None:
         settings = {k: v for k, v in vars(args).items() if k != 'out'}
         settings |= {'cores': os.cpu_count(), 'commit': commit()}
+        settings['OMP_WAIT_POLICY'] = os.environ.get('OMP_WAIT_POLICY')
         args.out.write_text(json.dumps({'settings': settings, 'rows': rows}, indent=2))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm.adapter import HALF, adapt, base_model, without_checkpointing
+from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.parts import check_names, check_prefix
 from hellm_pyg.llm.prefix import GraphPrefix
@@ -28,37 +29,6 @@ from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
 from hellm_pyg.llm.tables import ItemTables
-
-
-@dataclass(frozen=True, eq=False)
-class Instruction:
-    """The instruction, read once for all rows.
-
-    Args:
-        keyvalues: Post-rotary keys and values of each layer.
-        state: Last state of its last token, :math:`[H]`: the read-out of an
-            empty history.
-    """
-
-    keyvalues: LayerKeyValues
-    state: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedCatalogue:
-    """What scoring needs and no user changes.
-
-    Args:
-        token: Soft token of every item, :math:`[I, H]`.
-        instruction: The instruction, where all rows share it.
-        vectors: The head's vector of every item, :math:`[I, k]`.
-        bias: The head's bias of every item, :math:`[I]`, if it has one.
-    """
-
-    token: Tensor
-    instruction: Instruction | None
-    vectors: Tensor
-    bias: Tensor | None
 
 
 class LLMRecommender(nn.Module):
