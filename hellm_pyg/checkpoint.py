@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -86,6 +87,28 @@ def recover_folder(path: str | Path) -> bool:
     return path.is_dir()
 
 
+def _abandoned(path: Path) -> list[Path]:
+    """What killed processes left behind; that of a live one stays."""
+    pattern = re.compile(rf'\.{re.escape(path.name)}\.(\d+)\.tmp')
+    found = [(entry, pattern.fullmatch(entry.name)) for entry in path.parent.iterdir()]
+    return [entry for entry, name in found if name and not _is_alive(int(name[1]))]
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process has this number."""
+    if pid == os.getpid():  # left by one that had the number before
+        return False
+    if os.name == 'nt':  # where asking by a signal would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Writes a folder under another name and swaps it in once it is whole.
@@ -102,8 +125,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
-    for stale in path.parent.glob(f'.{path.name}.*.tmp'):
-        _discard(stale)  # of a process that was killed while writing
+    for stale in _abandoned(path):
+        _discard(stale)
     temporary, previous = _temporary(path), _previous(path)
     temporary.mkdir()
     try:
@@ -130,17 +153,28 @@ def save_json(path: str | Path, value: Any) -> None:
         temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def load_json(path: str | Path) -> Any:
+def load_json(path: str | Path, expected: type | None = None) -> Any:
     """Reads JSON.
+
+    Args:
+        path: The file.
+        expected: :obj:`dict` or :obj:`list`, what the file must hold; :obj:`None`
+            takes whatever is there.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged or holds something else.
     """
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        value = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged or not JSON: {error}") from None
+    if expected is not None and not isinstance(value, expected):
+        raise ValueError(
+            f"'{path}' is damaged: it needs to hold a {expected.__name__} (got a "
+            f'{type(value).__name__})'
+        )
+    return value
 
 
 def save_tensors(

@@ -19,7 +19,13 @@ from hellm_pyg.assembly import (
     check_catalogue,
     resolve_paths,
 )
-from hellm_pyg.config import Config, TrainConfig, load_config, save_config, to_dict
+from hellm_pyg.config import (
+    Config,
+    TrainConfig,
+    load_run_config,
+    save_config,
+    to_dict,
+)
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
 from hellm_pyg.keys import in_words_of
@@ -158,7 +164,7 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
     run_dir = Path(run_dir)
     if not (run_dir / CONFIG).is_file():
         raise ValueError(f"'run' needs to be the folder of a run (got '{run_dir}')")
-    config = load_config(run_dir / CONFIG, overrides)
+    config = load_run_config(run_dir / CONFIG, overrides)
     if not (run_dir / METRICS).is_file():
         raise ValueError(
             f"'run' needs to be the folder of a finished run (got '{run_dir}', which "
@@ -166,7 +172,8 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
         )
     data, ids = build_data(config.data)
     check_catalogue(run_dir, ids)
-    trained_on = checkpoint.load_json(run_dir / METRICS).get('settings', {}).get('data')
+    settings = checkpoint.load_json(run_dir / METRICS, dict).get('settings') or {}
+    trained_on = settings.get('data')
     if trained_on not in (None, data.fingerprint):
         logger.warning(
             '%s: the interactions or features have changed since it was trained; its '
@@ -208,7 +215,7 @@ def evaluate_run(
     run = load_run(run_dir, overrides)
     result = _evaluate(run.config, run.model, run.data, split)
     path = run.folder / RESULTS
-    results = checkpoint.load_json(path) if path.is_file() else {}
+    results = checkpoint.load_json(path, dict) if path.is_file() else {}
     results[f'{split}, {result.protocol}'] = result.to_dict()
     checkpoint.save_json(path, results)
     name = f'ranks-{split}-{result.protocol.history}-{result.protocol.mask}.safetensors'
@@ -228,7 +235,7 @@ def _claim(run_dir: Path, config: Config) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         save_config(config, path)
         return
-    old, new = _flat(to_dict(load_config(path))), _flat(to_dict(config))
+    old, new = _flat(to_dict(load_run_config(path))), _flat(to_dict(config))
     for key in sorted({*old, *new} - {'train.save_minutes'}):
         if old.get(key) != new.get(key):
             raise ValueError(

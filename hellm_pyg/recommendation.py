@@ -33,6 +33,8 @@ class Recommendation(NamedTuple):
         item: Original id.
         title: Title, if the data have titles.
         score: What the model ranks by.
+        history: Position, from 1, of the history that stands for a new user;
+            :obj:`None` for a known one.
     """
 
     user: Id | None
@@ -40,6 +42,11 @@ class Recommendation(NamedTuple):
     item: Id
     title: str | None
     score: float
+    history: int | None = None
+
+
+# The columns of a file without new users.
+KNOWN = Recommendation._fields[:-1]
 
 
 def recommend(
@@ -77,8 +84,8 @@ def recommend(
 
     Raises:
         UnknownIdError: If a user or an item is unknown.
-        ValueError: If a history is empty, there are fewer than ``k`` items, or the
-            model gives scores that are not finite.
+        ValueError: If a history is empty, ``k`` is below 1, or the model gives scores
+            that are not finite.
     """
     histories = histories or []
     if users is None:
@@ -112,7 +119,7 @@ def export_top_n(
         data: The split data.
         ids: Their id map.
         path: A ``.parquet``, ``.csv`` or ``.jsonl`` file, with the columns of
-            :class:`Recommendation`.
+            :class:`Recommendation` but ``history``.
         k: Number of items for each user.
         exclude_seen: Whether items of the history are left out.
         batch_size: Users scored at once.
@@ -122,12 +129,12 @@ def export_top_n(
         Number of rows written.
 
     Raises:
-        ValueError: If the format is unknown, there are fewer than ``k`` items, or
-            the model gives scores that are not finite.
+        ValueError: If the format is unknown, ``k`` is below 1, or the model gives
+            scores that are not finite.
     """
     path, count = _checked(path), 0
     options['batch_size'] = batch_size
-    with _writer(path, ids) as write:
+    with _writer(path, ids, KNOWN) as write:
         for lines in _ranked(model, data, ids, [None], k, exclude_seen, options):
             write(lines)
             count += len(lines)
@@ -135,8 +142,13 @@ def export_top_n(
 
 
 def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> None:
-    """Writes rows of :func:`recommend` as Parquet, CSV or JSONL."""
-    with _writer(_checked(path), ids) as write:
+    """Writes rows of :func:`recommend` as Parquet, CSV or JSONL.
+
+    With new users among them the file also has the column ``history``.
+    """
+    new = any(row.history is not None for row in rows)
+    columns = Recommendation._fields if new else KNOWN
+    with _writer(_checked(path), ids, columns) as write:
         write(rows)
 
 
@@ -168,14 +180,15 @@ def _ranked(
             model, data, part, k, exclude_seen, allow_fewer=True, **options
         ):
             total += user.numel()
-            short += int((item[:, -1] < 0).sum())
+            short += int(((item >= 0).sum(dim=1) < k).sum())
             yield _lines(ids, user, item, score)
     if short > 0:
         logger.warning(
-            '%d of %d users have fewer than %d unseen items: their lists are shorter',
+            '%d of %d users have fewer than %d %s: their lists are shorter',
             short,
             total,
             k,
+            'unseen items' if exclude_seen else 'items to rank',
         )
 
 
@@ -190,9 +203,11 @@ def _lines(
             item=ids.item_id(index),
             title=titles[index] if titles else None,
             score=value,
+            history=position if row < 0 else None,
         )
-        for row, indices, values in zip(
-            user.tolist(), item.tolist(), score.tolist(), strict=True
+        # All new users are one batch.
+        for position, (row, indices, values) in enumerate(
+            zip(user.tolist(), item.tolist(), score.tolist(), strict=True), 1
         )
         for rank, (index, value) in enumerate(zip(indices, values, strict=True), 1)
         if index >= 0
@@ -211,27 +226,32 @@ def _checked(path: str | Path) -> Path:
 
 @contextmanager
 def _writer(
-    path: Path, ids: IdMap
+    path: Path, ids: IdMap, columns: Sequence[str]
 ) -> Iterator[Callable[[Sequence[Recommendation]], None]]:
     with atomic(path) as temporary:
         if path.suffix == '.parquet':
-            with _parquet(temporary, ids) as write:
+            with _parquet(temporary, ids, columns) as write:
                 yield write
             return
         with temporary.open('w', newline='', encoding='utf-8') as file:
             if path.suffix == '.jsonl':
                 yield lambda rows: file.writelines(
-                    json.dumps(row._asdict(), ensure_ascii=False) + '\n' for row in rows
+                    json.dumps(
+                        {name: getattr(row, name) for name in columns},
+                        ensure_ascii=False,
+                    )
+                    + '\n'
+                    for row in rows
                 )
                 return
             table = csv.writer(file, lineterminator='\n')
-            table.writerow(Recommendation._fields)
-            yield table.writerows
+            table.writerow(columns)
+            yield lambda rows: table.writerows(row[: len(columns)] for row in rows)
 
 
 @contextmanager
 def _parquet(
-    path: Path, ids: IdMap
+    path: Path, ids: IdMap, columns: Sequence[str]
 ) -> Iterator[Callable[[Sequence[Recommendation]], None]]:
     import pyarrow as pa
     from pyarrow import parquet
@@ -240,8 +260,9 @@ def _parquet(
         pa.int64() if all(isinstance(i, int) for i in known) else pa.string()
         for known in (ids.users, ids.items)
     ]
-    types = [kinds[0], pa.int32(), kinds[1], pa.string(), pa.float32()]
-    schema = pa.schema(list(zip(Recommendation._fields, types, strict=True)))
+    types = [kinds[0], pa.int32(), kinds[1], pa.string(), pa.float32(), pa.int32()]
+    types = types[: len(columns)]
+    schema = pa.schema(list(zip(columns, types, strict=True)))
 
     def column(rows: Sequence[Recommendation], index: int) -> Any:
         values = [row[index] for row in rows]
@@ -252,7 +273,7 @@ def _parquet(
     with parquet.ParquetWriter(path, schema) as writer:
 
         def write(rows: Sequence[Recommendation]) -> None:
-            columns = [column(rows, index) for index in range(len(types))]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            arrays = [column(rows, index) for index in range(len(types))]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
         yield write

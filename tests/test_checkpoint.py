@@ -126,6 +126,18 @@ with checkpoint.atomic_folder(path) as folder:
     assert names(tmp_path) == ['state']
 
 
+def test_what_a_live_process_writes_is_not_discarded(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    live, other = f'.shop.{os.getppid()}.tmp', f'.shop.v2.{dead.pid}.tmp'
+    stale = f'.shop.{dead.pid}.tmp'
+    for name in (live, other, stale, f'.shop.{os.getpid()}.tmp'):
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / 'shop') as folder:
+        (folder / 'file').touch()
+    assert names(tmp_path) == sorted([live, other, 'shop'])
+
+
 def test_recover_folder_without_one(tmp_path: Path) -> None:
     assert not recover_folder(tmp_path / 'state')
 
@@ -139,6 +151,10 @@ def test_json(tmp_path: Path) -> None:
         save_json(tmp_path / 'x.json', {'a': object()})
     assert json.loads((tmp_path / 'x.json').read_text()) == value
     (tmp_path / 'x.json').write_text('{"a": 1')
+    (tmp_path / 'list.json').write_text('[]')
+    assert load_json(tmp_path / 'list.json', list) == []
+    with pytest.raises(ValueError, match=r"list\.json' is damaged.*dict \(got a list"):
+        load_json(tmp_path / 'list.json', dict)
     with pytest.raises(ValueError, match=r"x\.json' is damaged"):
         load_json(tmp_path / 'x.json')
 

@@ -17,6 +17,7 @@ from hellm_pyg.config import (
     LLMConfig,
     TrainConfig,
     load_config,
+    load_run_config,
     nearest,
     recipes,
     save_config,
@@ -153,6 +154,8 @@ def test_wrong_type_names_key_value_and_expectation(
         'eval.ks=[]',
         'eval.ks=[0]',
         'train.lr=.nan',
+        'train.lr=.inf',
+        'train.weight_decay=.inf',
         'train.clip=-1',
         'train.clip=0',
         'train.seed=-1',
@@ -197,6 +200,24 @@ def test_dataset_lays_a_partial_recipe_over_the_rest(tmp_path: Path) -> None:
         load_config(recipe, ['dataset=none'])
     with pytest.raises(ValueError, match=r"'datasets.bad'; .*'train'"):
         load_config(recipe, ['dataset=bad'])
+
+
+def test_a_cut_configuration_of_a_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'config.yaml'
+    config = load_config('finetune_best', ['eval.ks=[5]', 'eval.mask=none'])
+    save_config(config, path)
+    assert load_run_config(path) == config
+    assert load_run_config(path, ['eval.ks=[3]']).eval.ks == (3,)
+    whole = path.read_text()
+    near_the_end = range(len(whole) - 60, len(whole) - 1, 3)
+    for end in (*range(0, len(whole), 97), *near_the_end):
+        path.write_text(whole[:end])
+        with pytest.raises(ValueError, match=r'config\.yaml|needs to be'):
+            load_run_config(path)
+    raw = yaml.safe_load(whole)
+    del raw['data']['min_length'], raw['llm']['candidates']
+    path.write_text(yaml.dump(raw))
+    assert load_run_config(path) == config
 
 
 def test_nearest_always_names_one() -> None:
@@ -395,6 +416,15 @@ def test_dataset_may_be_a_prepared_folder(
     )
     assert (config.model, config.train) == (recipe.model, recipe.train)
     assert load_config(None, ['dataset=shop/']).data.interactions.startswith(str(shop))
+    save_data_config(dataclasses.replace(data, knn=4), shop)
+    for own, knn in (([], 4), (['data.knn=2'], 2), (['data.knn=6'], 6)):
+        config = load_config('pretrain_released', ['dataset=shop', *own])
+        assert config.data.knn == knn
+    (tmp_path / 'three.yaml').write_text('data: {knn: 3}\n')
+    assert load_config('three.yaml', ['dataset=shop']).data.knn == 3
+    (tmp_path / 'word.yaml').write_text('data: {knn: x}\n')
+    with pytest.raises(ValueError, match=r'data\.knn'):
+        load_config('word.yaml', ['dataset=shop'])
     (shop / 'dataset.yaml').write_text('data: {interaction: x}\n')
     with pytest.raises(ValueError, match=r"'data\.interaction' in .*yaml"):
         load_config(None, ['dataset=shop'])

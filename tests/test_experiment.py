@@ -8,7 +8,7 @@ import torch
 
 from hellm_pyg import checkpoint, experiment
 from hellm_pyg.assembly import resolve_paths
-from hellm_pyg.config import Config, load_config
+from hellm_pyg.config import Config, load_config, save_config
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.recommendation import recommend
 from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
@@ -113,9 +113,26 @@ def test_phases_are_told_apart(tmp_path: Path) -> None:
 def test_folders_without_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'run' needs to be the folder of a run"):
         experiment.load_run(tmp_path)
-    (tmp_path / 'config.yaml').write_text('train: {epochs: 3}')
+    save_config(Config(), tmp_path / 'config.yaml')
     with pytest.raises(ValueError, match='not trained to its end'):
         experiment.load_run(tmp_path)
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    run = tmp_path / 'run'
+    config = shop_config(tmp_path, 'sasrec', 'model.name=Popularity')
+    experiment.pretrain(config, run)
+    path = run / 'config.yaml'
+    whole = path.read_text()
+    path.write_text(whole[: whole.index('train:')])
+    for use in (experiment.load_run, lambda run: experiment.pretrain(config, run)):
+        with pytest.raises(ValueError, match=r"config\.yaml' is damaged.*'train'"):
+            use(run)
+    path.write_text(whole)
+    for name in ('evaluation.json', 'metrics.json'):
+        (run / name).write_text('[]')
+        with pytest.raises(ValueError, match=rf"{name}' is damaged.*got a list"):
+            experiment.evaluate_run(run)
 
 
 def test_run_of_other_data_is_refused(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_new_user_by_history(data: HeteroData, ids: IdMap) -> None:
     assert {row.user for row in rows} == {None}
     both = recommend(LastItem(), data, ids, [1007], histories, k=K)
     assert both[K:] == rows
+    assert [row.history for row in both] == [None] * K + [1] * K + [2] * K
     assert {row.user for row in both[:K]} == {1007}
 
 
@@ -147,7 +148,6 @@ def test_what_cannot_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -> 
     path = tmp_path / 'top.csv'
     path.write_text('kept')
     for model, k, message in (
-        (LastItem(), 31, r"'k' needs .* 30 items \(got 31\)"),
         (LastItem(), 0, r"'k' needs .* 30 items \(got 0\)"),
         (Diverged(), 3, 'NaN or infinite scores'),
     ):
@@ -182,13 +182,24 @@ def test_few_unseen_items_make_a_short_list(
     count = export_top_n(LastItem(), data, ids, path, k=7, batch_size=1)
     expected = recommend(LastItem(), data, ids, k=7)
     assert count == 20
-    assert read(path) == [row._asdict() for row in expected]
+    assert read(path) == [known(row) for row in expected]
     said = '1 of 3 users have fewer than 7 unseen items: their lists are shorter'
     assert [r.getMessage() for r in caplog.records] == [said, said]
     caplog.clear()
     assert len(recommend(LastItem(), data, ids, k=6)) == 18
     assert len(recommend(LastItem(), data, ids, k=10, exclude_seen=False)) == 30
     assert not caplog.records
+    assert recommend(LastItem(), data, ids, k=10**9) == recommend(
+        LastItem(), data, ids, k=8
+    )
+    assert len(recommend(LastItem(), data, ids, k=11, exclude_seen=False)) == 30
+    assert 'have fewer than 11 items to rank' in caplog.records[-1].getMessage()
+
+
+def known(row: Recommendation) -> dict[str, Any]:
+    values = row._asdict()
+    assert values.pop('history') is None
+    return values
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -212,12 +223,13 @@ def test_export_streams_what_recommend_returns(
     rows = read(path)
     assert count == len(rows) == len(expected) == 20 * K
     kinds = (int, int, str, str, float)
-    fields = Recommendation._fields
+    fields = Recommendation._fields[:-1]
     for row, line in zip(rows, expected, strict=True):
         values = [row[f] for f in fields]
         if ending == 'csv':
             values = [kind(v) for kind, v in zip(kinds, values, strict=True)]
-        assert tuple(values) == line
+        assert list(row) == list(fields)
+        assert (*values, None) == line
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -245,6 +257,12 @@ def test_rows_of_new_users_can_be_written(
     assert first['item'] == 'a,"b"\n'
     assert str(second['item']) == '1'
     assert first['user'] in (None, '')
+    everything: list[list[Id]] = [ids.items, [1], [2]]
+    rows = recommend(LastItem(), data, ids, [3], everything, k=1)
+    write_rows(rows, path, ids)
+    assert [str(row['history'] or '-') for row in read(path)] == ['-', '2', '3']
+    write_rows(recommend(LastItem(), data, ids, [], [ids.items]), path, ids)
+    assert read(path) == []
 
 
 def test_unknown_format(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def prepare_amazon(
     test_from: Annotated[
         str | None, typer.Option(metavar='DATE', help='The test begins.')
     ] = None,
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='FILE=HASH', help='Known hash of a raw file (repeatable).'
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help='Of the encoders.')] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar='FOLDER', help='Of what was encoded.')
@@ -118,5 +124,14 @@ def prepare_amazon(
         min_count=min_count,
         val_from=val_from,
         test_from=test_from,
+        sha256=_hashes(sha256 or []),
     )
     report(prepared)
+
+
+def _hashes(given: list[str]) -> dict[str, str]:
+    """``FILE=HASH`` to name and hash."""
+    for text in given:
+        if '=' not in text:
+            raise ValueError(f"'--sha256' needs FILE=HASH (got {text!r})")
+    return dict(text.split('=', 1) for text in given)

@@ -101,7 +101,8 @@ def prepare_table(
         str | None,
         typer.Option(
             metavar='DATE',
-            help='Hold-out by date in place of leave-one-out: validation begins.',
+            help='Hold-out by date in place of leave-one-out: validation begins. '
+            '2024-05-31, or a number as the times are.',
         ),
     ] = None,
     test_from: Annotated[
@@ -173,13 +174,18 @@ def prepare_table(
 
 
 def _files(pairs: list[str]) -> dict[str, str]:
-    files = {}
+    files: dict[str, str] = {}
     for pair in pairs:
         modality, equals, file = pair.partition('=')
         if not (modality and equals and file):
             raise ValueError(
                 f"'--features' needs the form NAME=FILE, as 'text=text.npy' (got "
                 f'{pair!r})'
+            )
+        if modality in files:
+            raise ValueError(
+                f"'--features' names '{modality}' twice (got {files[modality]!r} and "
+                f'{file!r})'
             )
         files[modality] = file
     return files

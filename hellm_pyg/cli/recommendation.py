@@ -71,7 +71,10 @@ def recommend(
         recommendation.write_rows(rows, out, ids)
         typer.echo(f'{out}: {len(rows):,} rows')
     else:
-        _print_rows(rows)
+        known = ids.user_id(ids.user_index(user or []))
+        names: list[tuple[Any, int | None]] = [(name, None) for name in known]
+        names += [(None, number) for number in range(1, len(histories) + 1)]
+        _print_lists(names, rows)
 
 
 def split_ids(line: str) -> list[str]:
@@ -81,24 +84,28 @@ def split_ids(line: str) -> list[str]:
     return [part for part in next(reader) if part]
 
 
-def _print_rows(rows: Sequence[Recommendation]) -> None:
+def _print_lists(
+    users: Sequence[tuple[Any, int | None]], rows: Sequence[Recommendation]
+) -> None:
+    """Prints the list of each user (id, or number of the history), even if empty."""
     from rich.console import Console
     from rich.table import Table
 
-    # A list may be shorter than k: each starts with the best item.
-    starts = [number for number, row in enumerate(rows) if row.rank == 1]
-    new = 0
-    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
-        group = rows[start:end]
-        name = f'User {group[0].user}'
-        if group[0].user is None:
-            new += 1
-            name = f'New user {new}'
+    start = 0
+    for user, history in users:
+        name = f'User {user}' if history is None else f'New user {history}'
         typer.secho(name, bold=True)
         table = Table()
         for column in ('rank', 'item', 'title', 'score'):
             table.add_column(column, overflow='fold')
-        for row in group:
+        # A list may be shorter than k; the same user may be asked for twice.
+        for rank, row in enumerate(rows[start:], 1):
+            if (row.user, row.history, row.rank) != (user, history, rank):
+                break
             score = f'{row.score:.4f}'
-            table.add_row(str(row.rank), str(row.item), row.title or '', score)
-        Console().print(table)
+            table.add_row(str(rank), str(row.item), row.title or '', score)
+        start += table.row_count
+        if table.row_count == 0:
+            typer.echo('no unseen item is left')
+        else:
+            Console().print(table)

@@ -4,6 +4,7 @@ from hellm_pyg.config.parse import nearest, parse
 from hellm_pyg.config.recipe import (
     PREPARED,
     load_config,
+    load_run_config,
     recipes,
     save_config,
     save_data_config,
@@ -25,6 +26,7 @@ __all__ = [
     'LLMConfig',
     'TrainConfig',
     'load_config',
+    'load_run_config',
     'nearest',
     'parse',
     'recipes',

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hellm_pyg.config.parse import nearest, parse
-from hellm_pyg.config.sections import Config, DataConfig
+from hellm_pyg.config.sections import Config, DataConfig, EvalConfig
 
 # The file of a prepared folder that holds its section ``data``.
 PREPARED = 'dataset.yaml'
@@ -122,9 +122,15 @@ def _prepared(name: str, datasets: Iterable[str], source: str) -> dict[str, Any]
 
 
 def save_data_config(data: DataConfig, folder: str | Path) -> None:
-    """Writes how a prepared folder is read; its paths are relative to the folder."""
+    """Writes how a prepared folder is read; its paths are relative to the folder.
+
+    Of the settings of the neighbours, only a ``knn`` below the usual is written: the
+    most that these data allow.
+    """
     values = to_dict(Config(data))['data']
     chosen = {key: value for key, value in values.items() if not key.startswith('knn')}
+    if data.knn < DataConfig.knn:
+        chosen['knn'] = data.knn
     _write(
         {'data': chosen},
         Path(folder) / PREPARED,
@@ -140,7 +146,8 @@ def load_config(
     A recipe may have a section ``datasets`` of named partial recipes; the
     override ``dataset=<name>`` lays one of them over the rest. ``dataset=<folder>``
     reads the data of a prepared folder instead; of the recipe's own section ``data``
-    the settings of the neighbours stay. Overriding ``model.name`` by another class
+    the settings of the neighbours stay, with no more of them than the folder allows.
+    Overriding ``model.name`` by another class
     drops the recipe's arguments of the former one.
 
     Args:
@@ -164,7 +171,11 @@ def load_config(
             if name not in datasets:
                 own = raw.get('data') or {}
                 kept = {key: own[key] for key in own if str(key).startswith('knn')}
-                raw['data'] = kept | _prepared(name, datasets, source)
+                data = _prepared(name, datasets, source)
+                if 'knn' in data:  # the most neighbours that items have there
+                    knn = parse(raw, Config, '', source).data.knn
+                    data['knn'] = min(data['knn'], knn)
+                raw['data'] = kept | data
                 continue
             parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
             raw = _merge(raw, datasets[name])
@@ -184,6 +195,36 @@ def to_dict(config: Config) -> dict[str, Any]:
 def save_config(config: Config, path: str | Path) -> None:
     """Writes a configuration as YAML; :func:`load_config` reads it back."""
     _write(to_dict(config), path)
+
+
+def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads what :func:`save_config` wrote, as a whole.
+
+    A recipe may leave keys out. A file that has been cut off would read as such a
+    recipe, hence it needs all sections here, and the last one to its end.
+
+    Args:
+        path: The file.
+        overrides: As of :func:`load_config`.
+
+    Raises:
+        ValueError: If the file is incomplete, and as of :func:`load_config`.
+    """
+    raw, _ = _read(path)
+    last = raw.get('eval')
+    lacks = [f"'{f.name}'" for f in dataclasses.fields(Config) if f.name not in raw]
+    if not lacks:
+        lacks = [
+            f"'eval.{f.name}'"
+            for f in dataclasses.fields(EvalConfig)
+            if not isinstance(last, dict) or last.get(f.name) is None
+        ]
+    if lacks:
+        raise ValueError(
+            f"'{path}' is damaged: a run's configuration has {', '.join(lacks)}, too; "
+            f'put the whole file back'
+        )
+    return load_config(path, overrides)
 
 
 def _write(values: dict[str, Any], path: str | Path, head: str = '') -> None:

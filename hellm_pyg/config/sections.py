@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -185,6 +186,11 @@ class TrainConfig:
         _at_least(1, self, 'batch_size', 'accumulate', 'max_len', 'eval_every')
         _at_least(0, self, 'epochs', 'lr', 'weight_decay', 'num_neg', 'patience')
         _at_least(0, self, 'min_lr', 'warmup_epochs', 'save_minutes', 'seed')
+        for name in ('lr', 'min_lr', 'weight_decay'):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(
+                    f"'{name}' needs to be finite (got {getattr(self, name)})"
+                )
         if self.clip is not None and not self.clip > 0:  # else it turns gradients
             raise ValueError(f"'clip' needs to be above 0 or null (got {self.clip})")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hellm_pyg.datasets.log import InteractionLog
 from hellm_pyg.datasets.provenance import Provenance, describe_file
 
 # Part of the cache's key: raised whenever the same files give other data.
-FORMAT = 2
+FORMAT = 3
 SHORT_NAMES = {'Toys': 'Toys_and_Games', 'Sports': 'Sports_and_Outdoors'}
 
 
@@ -73,19 +73,24 @@ class AmazonReviews(CachedGraph):
         release: :obj:`'2014'`, :obj:`'2018'` or :obj:`'2023'`.
         base_urls: http(s) addresses of folders that hold both files, tried in
             this order; those of the publishers if :obj:`None`.
-        images: Whether to fetch the products' images (needs Pillow). What
-            failed is tried again with :obj:`force_reload`.
+        images: Whether to fetch the products' images (needs Pillow). What a
+            later attempt may bring (a busy server, a spent budget) is tried again
+            by the next call, all else with :obj:`force_reload` only.
         min_count: Users and products with fewer reviews are dropped until none
             is left (k-core); 0 keeps all.
         template: The column :obj:`text`: names of title and columns in braces.
         transform: Applied at every access.
         pre_transform: Applied before saving.
         force_reload: Whether to process again.
+        sha256: File name to hash in hexadecimal digits, of raw files whose hash
+            is known; they are checked whether downloaded or there.
 
     Raises:
         ValueError: If an argument is out of range, or a file cannot be
             downloaded, is damaged or holds nothing of use.
     """
+
+    force_reload: bool
 
     def __init__(
         self,
@@ -99,6 +104,7 @@ class AmazonReviews(CachedGraph):
         transform: Callable[[HeteroData], HeteroData] | None = None,
         pre_transform: Callable[[HeteroData], HeteroData] | None = None,
         force_reload: bool = False,
+        sha256: Mapping[str, str] | None = None,
     ) -> None:
         if release not in RELEASES:
             raise ValueError(
@@ -119,6 +125,8 @@ class AmazonReviews(CachedGraph):
         if self.base_urls is not None and not self.base_urls:
             raise ValueError("'base_urls' needs at least one address (got none)")
         self.images = images
+        self.sha256 = dict(sha256 or {})
+        self._refused: dict[str, str] = {}
         self.min_count = min_count
         self.template = template
         super().__init__(
@@ -177,15 +185,48 @@ class AmazonReviews(CachedGraph):
         """Folder of the images."""
         return Path(self.root) / 'images'
 
+    def _download(self) -> None:
+        if self.sha256:  # which are compared with files that are there, too
+            self.download()
+        else:
+            super()._download()
+
+    def _process(self) -> None:
+        """Also processes again if images may be had that are not there yet."""
+        forced, path = self.force_reload, self.processed_paths[2]
+        if self.images and not forced and Path(path).is_file():
+            before = load_json(path)['images']
+            self._refused = before['refused']
+            self.force_reload = before['again']
+        try:
+            super()._process()
+        finally:
+            self.force_reload = forced
+
     def download(self) -> None:
-        """Downloads the files that are not there."""
+        """Downloads the files that are not there, and checks known hashes."""
+        self._check_hashes()
         folders = self._release.folders
         if self.base_urls is not None:
             folders = tuple((base, base) for base in self.base_urls)
         for path, bases in zip(self.raw_paths, zip(*folders, strict=True), strict=True):
-            if Path(path).suffix == '.gz':
-                name = Path(path).name
-                fetch([f'{base.rstrip("/")}/{name}' for base in bases], path)
+            name = Path(path).name
+            sha256 = self.sha256.get(name)
+            if sha256 or not Path(path).exists():
+                urls = [f'{base.rstrip("/")}/{name}' for base in bases]
+                fetch(urls, path, sha256=sha256)
+
+    def _check_hashes(self) -> None:
+        names = self.raw_file_names
+        for name, sha256 in self.sha256.items():
+            if name not in names:
+                raise ValueError(
+                    f"'sha256' needs to name {' or '.join(names)} (got {name!r})"
+                )
+            if not re.fullmatch('[0-9A-Fa-f]{64}', sha256):
+                raise ValueError(
+                    f"'sha256' needs 64 hexadecimal digits for {name} (got {sha256!r})"
+                )
 
     @property
     def processed_file_names(self) -> list[str]:
@@ -217,7 +258,9 @@ class AmazonReviews(CachedGraph):
         ids = IdMap(log.users, log.items, titles)
         images = None
         if self.images:
-            images = fetch_images(table['image_url'], self.image_folder)
+            images = fetch_images(
+                table['image_url'], self.image_folder, refused=self._refused
+            )
             table['image'] = images.files
         data = interaction_graph(
             ids,
@@ -246,7 +289,13 @@ class AmazonReviews(CachedGraph):
                 describe_file(path) | dataclasses.asdict(lines)
                 for path, lines in zip((reviews, products), reports, strict=True)
             ],
-            'images': images and {'counts': images.counts, 'problems': images.problems},
+            'images': images
+            and {
+                'counts': images.counts,
+                'problems': images.problems,
+                'refused': images.refused,
+                'again': images.again,
+            },
         }
         save_json(self.processed_paths[2], report)
         ids.save(self.processed_paths[1])

@@ -6,6 +6,7 @@ import ast
 import gzip
 import json
 import re
+import time as clock
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
@@ -16,6 +17,8 @@ from typing import Any, TypeGuard
 from tqdm import tqdm
 
 from hellm_pyg.datasets.amazon_releases import Release
+from hellm_pyg.datasets.columns import MAX_ID, MISSING
+from hellm_pyg.datasets.times import DAY, FIRST, LAST, PER_SECOND
 
 # A longer line is no record; it is passed over without being held in memory. A
 # literal takes 500 times its size while it is read.
@@ -23,7 +26,6 @@ MAX_LINE = 1 << 22
 MAX_LITERAL = 1 << 19
 MAX_SHOWN = 100
 LITERAL_CODE = re.compile(rb"\{'asin': '([0-9A-Za-z]+)'")
-MAX_TIME = 2**53
 
 
 @dataclass
@@ -75,6 +77,9 @@ def read_reviews(
 ) -> Iterator[tuple[str, str, int]]:
     """User, product and time of each review, in the order of the file.
 
+    A line is bad if it lacks one of them, or has a time before 1970, in the future
+    or in another unit.
+
     Args:
         path: The file, with or without ``.gz``.
         release: Its release.
@@ -83,6 +88,8 @@ def read_reviews(
     Raises:
         ValueError: If the file is damaged, or ends in the middle.
     """
+    per_second = PER_SECOND[release.unit]
+    latest = (int(clock.time()) + DAY) * per_second
     for line in _lines(path, report):
         record = _parse(line, False, report)
         if record is None:
@@ -94,8 +101,14 @@ def read_reviews(
             report.refuse(f"no '{release.user}'")
         elif not _is_code(item):
             report.refuse(f"no '{release.item}'")
-        elif type(time) is not int or abs(time) > MAX_TIME:
+        elif type(time) is not int:
             report.refuse(f"no whole number as '{release.time}'")
+        elif time < per_second:
+            report.refuse(f"not after 1970: '{release.time}'")
+        elif time > latest:
+            report.refuse(f"in the future: '{release.time}'")
+        elif release.unit != 's' and FIRST <= time <= LAST:
+            report.refuse(f"seconds, not milliseconds: '{release.time}'")
         else:
             yield user, item, time
 
@@ -202,7 +215,12 @@ def _product(record: dict[str, Any]) -> Product:
 
 
 def _is_code(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    return (
+        isinstance(value, str)
+        and value.isprintable()
+        and len(value) <= MAX_ID
+        and value.strip().lower() not in MISSING
+    )
 
 
 def _text(value: Any) -> str:

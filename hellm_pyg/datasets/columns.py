@@ -226,7 +226,13 @@ def decoded(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        kind = column.type.value_type
+        if pa.types.is_string_view(kind):  # as polars has it; no kernel decodes it
+            kind = pa.large_string()
+        chunks = [
+            chunk.dictionary.cast(kind).take(chunk.indices) for chunk in column.chunks
+        ]
+        column = pa.chunked_array(chunks, kind)
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())
     return column

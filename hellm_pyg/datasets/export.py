@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import atomic
 from hellm_pyg.datasets.ids import IdMap
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def export_tables(
@@ -38,15 +43,16 @@ def export_tables(
 
     edges = data['user', 'interacts', 'item']
     user, item = (pa.array(row) for row in edges.edge_index.as_subclass(Tensor).numpy())
-    items = {item_id: ids.items}
+    items = {item_id: _column(ids.items)}
     if ids.titles is not None:
-        items[title] = list(ids.titles)
-    items |= data['item'].get('table') or {}
+        items[title] = _column(ids.titles)
+    table = data['item'].get('table') or {}
+    items |= {name: _column(values) for name, values in table.items()}
     tables = {'items': pa.table(items)} if len(items) > 1 else {}
     tables['interactions'] = pa.table(
         {
-            'user_id': pa.array(ids.users).take(user),
-            'item_id': pa.array(ids.items).take(item),
+            'user_id': _column(ids.users).take(user),
+            'item_id': items[item_id].take(item),
             'time': edges.time.numpy(),
         }
     )
@@ -55,3 +61,12 @@ def export_tables(
         with atomic(paths[name]) as temporary:
             parquet.write_table(table, temporary)
     return paths
+
+
+def _column(values: Sequence[Any]) -> pyarrow.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except OverflowError:  # hashes fill 64 bits without a sign
+        return pa.array(values, pa.uint64())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-# Format to ending; Pillow opens no other.
+# Format to ending; Pillow opens no other. A JPEG with further pictures behind the
+# first, as many cameras write it, becomes an MPO.
 FORMATS = {'JPEG': '.jpg', 'PNG': '.png', 'GIF': '.gif', 'WEBP': '.webp'}
+ENDINGS = {**FORMATS, 'MPO': '.jpg'}
 MAX_PIXELS = 20_000_000
 MAX_BYTES = 64 << 20
 # Shops answer with a single pixel where they have no picture.

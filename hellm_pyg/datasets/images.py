@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from hellm_pyg.checkpoint import atomic
 from hellm_pyg.datasets.image_file import (
-    FORMATS,
+    ENDINGS,
     MAX_PIXELS,
     ImageError,
     decode_image,
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 # Addresses in a row that a host leaves unanswered before it is given up.
 HOST_FAILURES = 20
 MAX_SHOWN = 100
+# Besides errors of which another attempt may succeed, what a later call may fetch.
+PASSING = {'too busy', 'over budget', 'host given up', 'stopped'}
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,25 @@ class FetchedImages:
         missing: bool of shape :math:`[I]`, true where an item has no image.
         counts: How many images were new, kept from before, or missing and why.
         problems: Address and what went wrong, of the first hundred.
+        refused: Address and why it holds no image, where a later call would find
+            the same.
+        again: Whether a later call may fetch more.
     """
 
     files: list[str]
     missing: Tensor
     counts: dict[str, int]
     problems: dict[str, str]
+    refused: dict[str, str]
+    again: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    file: str
+    reason: str
+    problem: str = ''
+    passing: bool = False
 
 
 def fetch_images(
@@ -70,6 +85,7 @@ def fetch_images(
     timeout: float = 20.0,
     min_speed: float = 4096,
     progress: bool = True,
+    refused: Mapping[str, str] | None = None,
 ) -> FetchedImages:
     """Fetches JPEG, PNG, GIF and WebP images from http(s) addresses.
 
@@ -91,6 +107,7 @@ def fetch_images(
         timeout: Seconds without an answer or progress that end an attempt.
         min_speed: Bytes a second below which an attempt ends.
         progress: Whether to show a progress bar (in a terminal).
+        refused: Addresses that are not asked for, as of an earlier result.
 
     Raises:
         ValueError: If Pillow is not installed or a limit is out of range.
@@ -107,37 +124,31 @@ def fetch_images(
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     session = _Session(
-        folder, max_bytes, max_total, max_pixels, retries, wait, timeout, min_speed
+        folder,
+        max_bytes,
+        max_total,
+        max_pixels,
+        retries,
+        wait,
+        timeout,
+        min_speed,
+        refused or {},
     )
     distinct = list(dict.fromkeys(url for url in urls if url))
-    with ThreadPoolExecutor(max_workers) as pool:
-        try:
-            results = pool.map(session.result, distinct)
-            bar = tqdm(
-                results,
-                'Fetching images',
-                len(distinct),
-                disable=None if progress else True,
-            )
-            outcome = dict(zip(distinct, bar, strict=True))
-        except BaseException:
-            session.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    files = [outcome[url][0] if url else '' for url in urls]
-    counts = Counter(outcome[url][1] if url else 'no address' for url in urls)
+    outcome = _outcomes(session, distinct, max_workers, progress)
+    files = [outcome[url].file if url else '' for url in urls]
+    counts = Counter(outcome[url].reason if url else 'no address' for url in urls)
     missing = torch.tensor([not file for file in files], dtype=torch.bool)
-    if missing.any():
-        logger.warning(
-            '%s: %d of %d items have no image: %s',
-            folder,
-            int(missing.sum()),
-            len(files),
-            ', '.join(f'{n} {reason}' for reason, n in sorted(counts.items())),
-        )
-    problems = {url: o[2] for url, o in outcome.items() if o[2]}
-    shown = dict(list(problems.items())[:MAX_SHOWN])
-    return FetchedImages(files, missing, dict(sorted(counts.items())), shown)
+    _warn_of_missing(folder, missing, counts)
+    failed = {url: o for url, o in outcome.items() if o.problem}
+    return FetchedImages(
+        files,
+        missing,
+        dict(sorted(counts.items())),
+        {url: o.problem for url, o in list(failed.items())[:MAX_SHOWN]},
+        {url: o.reason for url, o in failed.items() if not o.passing},
+        any(o.passing for o in failed.values()),
+    )
 
 
 @dataclass
@@ -152,32 +163,42 @@ class _Session:
     wait: float
     timeout: float
     min_speed: float
+    refused: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self.kept = {
             path.stem: path.name
             for path in self.folder.iterdir()
-            if path.suffix in FORMATS.values() and not path.name.startswith('.')
+            if path.suffix in ENDINGS.values() and not path.name.startswith('.')
         }
         self.stopped = Event()
         self.lock = Lock()
         self.received = 0
         self.unanswered: Counter[str] = Counter()
 
-    def result(self, url: str) -> tuple[str, str, str]:
-        """File name, kind of outcome, and what went wrong."""
+    def result(self, url: str) -> _Outcome:
+        """Fetches, checks and writes one image."""
         stem = hashlib.sha256(url.encode('utf-8', 'replace')).hexdigest()[:32]
         if stem in self.kept:
-            return self.kept[stem], 'kept', ''
+            return _Outcome(self.kept[stem], 'kept')
+        if url in self.refused:
+            reason = self.refused[url]
+            return _Outcome('', reason, f"'{url}' was refused before: {reason}")
         try:
             content = self._content(url)
             image = decode_image(content, self.max_pixels)
-        except (TransferError, ImageError) as error:
-            return '', error.reason, str(error)
-        name = stem + FORMATS[str(image.format)]
+            name = stem + ENDINGS[str(image.format)]
+        except TransferError as error:
+            passing = error.again or error.reason in PASSING
+            return _Outcome('', error.reason, str(error), passing)
+        except ImageError as error:
+            return _Outcome('', error.reason, str(error))
+        except Exception as error:  # of one odd answer, which must not end the rest
+            logger.debug('%s', url, exc_info=True)
+            return _Outcome('', 'failed', f"'{url}' cannot be used: {error!r}")
         with atomic(self.folder / name) as temporary:
             temporary.write_bytes(content)
-        return name, 'new', ''
+        return _Outcome(name, 'new')
 
     def _content(self, url: str) -> bytes:
         failures = 0
@@ -232,6 +253,36 @@ class _Session:
             raise TransferError(
                 f"'{url}' has more than {self.max_bytes} bytes", 'too large'
             )
+
+
+def _outcomes(
+    session: _Session, urls: list[str], max_workers: int, progress: bool
+) -> dict[str, _Outcome]:
+    with ThreadPoolExecutor(max_workers) as pool:
+        try:
+            results = pool.map(session.result, urls)
+            bar = tqdm(
+                results,
+                'Fetching images',
+                len(urls),
+                disable=None if progress else True,
+            )
+            return dict(zip(urls, bar, strict=True))
+        except BaseException:
+            session.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _warn_of_missing(folder: Path, missing: Tensor, counts: Mapping[str, int]) -> None:
+    if missing.any():
+        logger.warning(
+            '%s: %d of %d items have no image: %s',
+            folder,
+            int(missing.sum()),
+            len(missing),
+            ', '.join(f'{n} {reason}' for reason, n in sorted(counts.items())),
+        )
 
 
 def _host(url: str) -> str:

@@ -45,10 +45,20 @@ def _reason(path: Path, kind: str, message: str, longest: int) -> str | None:
             )
         return None
     return (
-        _encoding(path)
+        _packed(path)
+        or _encoding(path)
         or _long_line(path, longest)
         or (_json_line(path) if kind in ('json', 'jsonl', 'ndjson') else None)
     )
+
+
+def _packed(path: Path) -> str | None:
+    head = next(_blocks(path), b'')
+    if head.startswith(b'\x1f\x8b'):
+        return "it is compressed by gzip; let its name end in '.gz'"
+    if head.startswith(b'PK\x03\x04'):
+        return 'it is a zip archive or a spreadsheet; unpack it, or save it as text'
+    return None
 
 
 def _encoding(path: Path) -> str | None:
@@ -107,6 +117,12 @@ def _json_line(path: Path) -> str | None:
         try:
             row = json.loads(line, object_pairs_hook=_distinct)
         except ValueError as error:
+            if not kinds and line.strip() in ('[', '{'):
+                lines = '.[]' if line.strip() == '[' else '.'
+                return (
+                    f'line {number} needs an object by itself, as every line (got '
+                    f"{line.strip()!r}); it is turned into lines by 'jq -c {lines}'"
+                )
             return f'line {number} is not JSON ({error}); mend or remove it'
         if not isinstance(row, dict):
             return (

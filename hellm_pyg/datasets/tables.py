@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hellm_pyg.datasets.columns import NUMBER
 from hellm_pyg.datasets.frames import Frame
@@ -138,7 +138,7 @@ def column_names(source: Source) -> list[str]:
         elif TABLES[ending(source)] == 'json':
             names = _read_json(source).column_names
         else:
-            names = _header(source)[0]
+            names = _header(source).names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise unreadable(Path(str(source)), error, LONGEST) from error
     names = [name for name in names if name]
@@ -161,7 +161,8 @@ def read_table(source: Source, columns: Sequence[str] | None = None) -> pyarrow.
     """Reads the named columns of a table, or all of them.
 
     Columns of CSV and TSV come as text exactly as written, so that ``007``
-    stays ``007``; others keep their types. TSV knows no quotes.
+    stays ``007``; others keep their types. TSV knows quotes only if all of its names
+    are in quotes.
 
     Raises:
         ValueError: If the source cannot be read or has no rows.
@@ -176,7 +177,7 @@ def read_table(source: Source, columns: Sequence[str] | None = None) -> pyarrow.
         elif TABLES[ending(source)] == 'parquet':
             table = parquet.read_table(_parquet_source(source), columns=names)
         elif TABLES[ending(source)] == 'json':
-            table = _read_json(source).select(names)
+            table = _json_as_written(source, names)
         else:
             table = _read_delimited(source, names)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -221,7 +222,13 @@ def read_sequences(path: Path) -> pyarrow.Table:
     return pa.table({'user': user.take(row), 'item': pc.list_flatten(items)})
 
 
-def _header(path: Path) -> tuple[list[str], str]:
+class _Header(NamedTuple):
+    names: list[str]
+    delimiter: str
+    quoted: bool  # whether quotes are no part of names and values
+
+
+def _header(path: Path) -> _Header:
     """The names in the first line, and what separates them.
 
     Where the usual delimiter finds one column and a single other one finds more,
@@ -239,25 +246,50 @@ def _header(path: Path) -> tuple[list[str], str]:
     text = head[: head.rfind(b'\n') + 1 or None].decode('utf-8-sig')
     if '\0' in text:
         raise OSError('it holds zero bytes')
-    usual = '\t' if TABLES[ending(path)] == 'tsv' else ','
-    names = {mark: _split(text, mark) for mark in DELIMITERS}
-    others = [m for m in DELIMITERS if m != usual and len(names[m]) > 1]
+    first = next((line for line in re.split(r'[\r\n]', text) if line.strip()), '')
+    if re.fullmatch(r'"?sep=.?"?', first.strip(), re.IGNORECASE):
+        raise OSError(
+            f'its first line is {first!r}, which only Excel reads: remove it, so that '
+            f'the names of the columns come first'
+        )
+    tsv = TABLES[ending(path)] == 'tsv'
+    usual = '\t' if tsv else ','
+    raw = first.split('\t')
+    if tsv and len(raw) > 1 and not all(re.fullmatch('".*"', name) for name in raw):
+        return _Header(raw, usual, quoted=False)
+    names = {usual: _split(text, usual)}
+    for mark in DELIMITERS:
+        with suppress(OSError):
+            names[mark] = _split(text, mark)
+    others = [m for m in DELIMITERS if m != usual and len(names.get(m, ())) > 1]
     if len(names[usual]) > 1 or len(others) != 1:
-        return names[usual], usual
-    return names[others[0]], others[0]
+        return _Header(names[usual], usual, quoted=not tsv or len(raw) > 1)
+    return _Header(names[others[0]], others[0], quoted=True)
 
 
 def _split(text: str, delimiter: str) -> list[str]:
-    rows = standard_csv.reader(io.StringIO(text, newline=''), delimiter=delimiter)
-    return next((row for row in rows if row), [])
+    lines = io.StringIO(text, newline='')
+    rows = standard_csv.reader(lines, delimiter=delimiter)
+    try:
+        names = next((row for row in rows if row), [])
+        if any('\n' in name for name in names):
+            lines.seek(0)
+            next(standard_csv.reader(lines, delimiter=delimiter, strict=True))
+    except standard_csv.Error as error:
+        if 'expected after' in str(error):  # a quote within a name, which is closed
+            return names
+        raise OSError(
+            'its first line, where the names of the columns belong, opens a quote that '
+            'is never closed, or has a name of more than 128 KiB; mend it'
+        ) from None
+    return names
 
 
 def _read_delimited(path: Path, names: list[str]) -> pyarrow.Table:
     import pyarrow as pa
     from pyarrow import csv
 
-    every, delimiter = _header(path)
-    tsv = TABLES[ending(path)] == 'tsv' and delimiter == '\t'
+    every, delimiter, quoted = _header(path)
     if delimiter != ('\t' if TABLES[ending(path)] == 'tsv' else ','):
         logger.warning(
             '%s: columns are taken to be separated by %s: %s',
@@ -267,8 +299,8 @@ def _read_delimited(path: Path, names: list[str]) -> pyarrow.Table:
         )
     options = {
         'delimiter': delimiter,
-        'quote_char': False if tsv else '"',
-        'newlines_in_values': not tsv,
+        'quote_char': '"' if quoted else False,
+        'newlines_in_values': quoted,
     }
     convert = csv.ConvertOptions(
         include_columns=names, column_types={name: pa.string() for name in names}
@@ -281,10 +313,12 @@ def _read_delimited(path: Path, names: list[str]) -> pyarrow.Table:
             convert,
         )
     except pa.ArrowInvalid as error:
+        if 'Empty CSV' in str(error):  # a header that no line break ends
+            return pa.table({name: pa.array([], pa.string()) for name in names})
         if 'Expected' not in str(error):
             raise
         raise _uneven(path, options) or error from error
-    if not tsv:
+    if quoted:
         _refuse_open_quote(path, every[-1], csv.ParseOptions(**options))
     return table
 
@@ -340,6 +374,20 @@ def _read_json(path: Path) -> pyarrow.Table:
     from pyarrow import json
 
     return json.read_json(path, json.ReadOptions(block_size=LONGEST))
+
+
+def _json_as_written(path: Path, names: list[str]) -> pyarrow.Table:
+    """The columns, without the dates that Arrow makes of text like one."""
+    import pyarrow as pa
+    from pyarrow import json
+
+    table = _read_json(path).select(names)
+    dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
+    if not dates:
+        return table
+    texts = pa.schema([(name, pa.string()) for name in dates])
+    read = json.ReadOptions(block_size=LONGEST)
+    return json.read_json(path, read, json.ParseOptions(texts)).select(names)
 
 
 def _parquet_source(path: Path) -> pyarrow.NativeFile | Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time as clock
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -117,6 +118,25 @@ def whole_times(times: NDArray[np.generic]) -> NDArray[np.int64]:
     elif times.dtype.kind == 'f':
         times = np.floor(times.astype(np.float64))
     return times.astype(np.int64)
+
+
+def read_moment(
+    value: str | int | None, unit: TimeUnit | None = None
+) -> str | int | None:
+    """A moment among times since 1970: seconds, or ISO 8601 text as it is.
+
+    Args:
+        value: ISO 8601 text, or a number, also as text. Without a unit, that of a
+            number is told from its size as in :func:`read_times`; 20240131 is a date.
+        unit: Unit of a number.
+    """
+    text = str(value).strip()
+    if not re.fullmatch(r'-?[0-9]+', text):
+        return value
+    number = int(text)
+    if unit is None and _days(np.array([number]), np.array([True])) is not None:
+        return text
+    return number // PER_SECOND.get(unit or _unit_of(number) or 's', 1)
 
 
 class _Told(NamedTuple):

@@ -35,6 +35,8 @@ CHUNK = 1 << 16
 MAX_REDIRECTS = 8
 # A server that asks for a longer pause is given up.
 MAX_WAIT = 300.0
+# Larger numbers in a header are taken for this one.
+MAX_NUMBER = 1e18
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 REDIRECTS = {301, 302, 303, 307, 308}
 HTML = {'text/html', 'application/xhtml+xml'}
@@ -84,7 +86,12 @@ def open_url(
                 target = error.headers.get('Location')
                 if error.code not in REDIRECTS or not target:
                     raise _refused(url, error) from None
-            url = urljoin(url, target)
+            try:
+                url = urljoin(url, target)
+            except ValueError as problem:
+                raise TransferError(
+                    f"'{url}' redirects to no address: {problem}", 'address refused'
+                ) from None
     raise TransferError(
         f"'{url}' redirects in a loop, or more than {MAX_REDIRECTS} times",
         'redirect loop',
@@ -185,9 +192,9 @@ def _retry_after(text: str | None) -> float | None:
     """Seconds from a number of seconds or an HTTP date."""
     if text is None:
         return None
-    with suppress(ValueError):
-        return max(float(int(text)), 0.0)
-    with suppress(ValueError):
+    if text.strip().isdecimal():
+        return min(float(text), MAX_NUMBER)  # of any number of digits
+    with suppress(ValueError, OverflowError):
         moment = parsedate_to_datetime(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
@@ -211,7 +218,9 @@ def pause(error: TransferError, failures: int, wait: float) -> float:
 def content_length(response: HTTPResponse) -> int | None:
     """Number of bytes that the body is said to have, if it is said."""
     text = response.headers.get('Content-Length', '')
-    return int(text) if text.isascii() and text.isdecimal() else None
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    return int(min(float(text), MAX_NUMBER)) if len(text) > 15 else int(text)
 
 
 def is_html(response: HTTPResponse) -> bool:

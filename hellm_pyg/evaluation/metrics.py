@@ -14,6 +14,10 @@ from torch_geometric.metrics import (
 )
 
 
+class NaNScoresError(ValueError, FloatingPointError):
+    """A model gives scores that are NaN."""
+
+
 def target_rank(
     scores: Tensor,
     target: Tensor,
@@ -37,12 +41,12 @@ def target_rank(
         Ranks from 1, float of shape :math:`[B]`.
 
     Raises:
-        ValueError: If a score is NaN.
+        NaNScoresError: If a score is NaN.
     """
     num_rows, num_items = scores.shape
     if num_rows > 0 and bool(scores.amax().isnan()):  # the maximum keeps a NaN
         bad = int(scores.isnan().any(dim=1).sum())
-        raise ValueError(
+        raise NaNScoresError(
             f"'scores' needs to be free of NaN (got NaN in {bad} of {num_rows} rows): "
             f'the model has diverged'
         )

@@ -142,8 +142,9 @@ def rank(
             of :func:`evaluate`, and ``allow_fewer``, as of :func:`iter_rank`.
 
     Returns:
-        Items and their scores, each of shape :math:`[B, k]`, best first; of equal
-        scores the lower item comes first. Both on the CPU.
+        Items and their scores, each of shape :math:`[B, k]`, or with
+        ``allow_fewer`` :math:`[B, \min(k, I)]`, best first; of equal scores the lower
+        item comes first. Both on the CPU.
 
     Raises:
         ValueError: If a user has fewer than ``k`` items left and may not, or scores
@@ -151,6 +152,7 @@ def rank(
     """
     parts = list(iter_rank(model, data, users, k, exclude_seen, **options))
     if not parts:
+        k = min(k, int(data['item'].num_nodes))
         return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
     _, item, score = (torch.cat(part) for part in zip(*parts, strict=True))
     return item, score
@@ -183,13 +185,16 @@ def iter_rank(
         batch_tokens: Bound on users times longest history instead of ``batch_size``.
         precision: ``'bf16'`` runs the model under autocast.
         allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
-            in items -1 of score :math:`-\infty`; otherwise that is an error.
+            in items -1 of score :math:`-\infty`, and ``k`` may be above the number
+            of items :math:`I`; otherwise that is an error.
         progress: Show a progress bar on a terminal.
 
     Yields:
-        Users :math:`[B]`, items and scores :math:`[B, k]`, on the CPU.
+        Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
     """
     num_items = int(data['item'].num_nodes)
+    if allow_fewer:
+        k = min(k, num_items)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
     known = history_edges(data, 'all')

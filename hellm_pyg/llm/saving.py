@@ -305,9 +305,15 @@ def _check_backbone(
 
 
 def _load_adapter(llm: PreTrainedModel, folder: Path, expected_hash: str) -> PeftModel:
-    config = LoraConfig.from_pretrained(str(folder))
-    config.inference_mode = False
-    model = get_peft_model(llm, config)
+    load_json(folder / CONFIG_NAME, dict)  # PEFT reads other JSON, too, and stumbles
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        config.inference_mode = False
+        model = get_peft_model(llm, config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"'{folder / CONFIG_NAME}' is damaged or does not fit the backbone: {error}"
+        ) from error
     state = load_tensors(
         folder / ADAPTER,
         expected=get_peft_model_state_dict(model, save_embedding_layers=False),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hellm_pyg.config import DataConfig
 from hellm_pyg.datasets.amazon import AmazonReviews
 from hellm_pyg.datasets.amazon_tables import TEMPLATE
 from hellm_pyg.datasets.export import export_tables
+from hellm_pyg.datasets.times import read_moment
 from hellm_pyg.preparation.encoding import Encoding, encode, settings_of
 from hellm_pyg.preparation.folder import Prepared, complete, new_folder, split_line
 
@@ -28,6 +29,7 @@ def prepare_amazon(
     min_count: int = 5,
     val_from: str | int | None = None,
     test_from: str | int | None = None,
+    sha256: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Makes a category of Amazon's products a folder that recipes read.
 
@@ -40,13 +42,15 @@ def prepare_amazon(
         release: ``'2014'``, ``'2018'`` or ``'2023'``.
         root: Folder of raw files, images and the cache.
         base_urls: Addresses of folders that hold both files, tried in this order.
-        images: Whether to fetch the products' images.
+        images: Whether to fetch the products' images; the same call again tries
+            those that a busy server or a spent budget has left out.
         template: Text of a product, of ``title``, ``brand``, ``category`` and
             ``description``; ``''`` for no text features.
         encoding: The encoders; text and images are those of the category.
         min_count: Users and products with fewer reviews are dropped (k-core).
         val_from: Validation begins here; see ``prepare_table``.
         test_from: The test begins here.
+        sha256: Raw file's name to its hash, where known.
 
     Raises:
         ValueError: If an argument is out of range, a file cannot be downloaded or
@@ -64,6 +68,7 @@ def prepare_amazon(
             images=images,
             template=template or TEMPLATE,
             min_count=min_count,
+            sha256=sha256,
         )
         paths = export_tables(dataset[0], dataset.ids, folder)
         if images:
@@ -80,8 +85,8 @@ def prepare_amazon(
             time_unit='s',
             items=paths['items'].name,
             features=files,
-            val_from=val_from,
-            test_from=test_from,
+            val_from=read_moment(val_from),
+            test_from=read_moment(test_from),
         )
         provenance = dataclasses.replace(
             dataset.provenance,
@@ -89,5 +94,5 @@ def prepare_amazon(
             encoders=settings_of(cards),
             split=split_line(config),
         )
-        data, ids = complete(folder, config, provenance)
-    return Prepared(Path(out), data, ids, list(provenance.notes))
+        data, ids, few = complete(folder, config, provenance)
+    return Prepared(Path(out), data, ids, [*provenance.notes, *few])

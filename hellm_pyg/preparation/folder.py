@@ -13,7 +13,7 @@ from pathlib import Path
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.assembly import build_data
-from hellm_pyg.checkpoint import atomic_folder
+from hellm_pyg.checkpoint import atomic_folder, load_tensors
 from hellm_pyg.config import PREPARED, DataConfig, save_data_config
 from hellm_pyg.datasets.card import write_card
 from hellm_pyg.datasets.ids import IdMap
@@ -84,18 +84,29 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
 
 def complete(
     folder: Path, config: DataConfig, provenance: Provenance
-) -> tuple[HeteroData, IdMap]:
+) -> tuple[HeteroData, IdMap, list[str]]:
     """Builds the graph of a folder's tables; writes the card and the recipe's part.
+
+    Where few items have features, each has fewer neighbours.
 
     Args:
         folder: Where tables and features lie.
         config: How they are read, with paths relative to the folder.
         provenance: Where they come from.
 
+    Returns:
+        The graph, its ids, and what was changed in ``config``, a sentence each.
+
     Raises:
         ValueError: If the tables cannot be used, or no target can be held out.
     """
-    config = dataclasses.replace(config, root=CACHE)
+    config, notes = _within_reach(folder, dataclasses.replace(config, root=CACHE))
+    encoders = provenance.encoders
+    provenance = dataclasses.replace(
+        provenance,
+        encoders={name: encoders[name] for name in encoders if name in config.features},
+        notes=[*provenance.notes, *(f'{note}.' for note in notes)],
+    )
     with _quiet():  # what there is to say was said when the sources were read
         data, ids = build_data(_within(folder, config))
     if not (data['user'].test_item >= 0).any():
@@ -105,7 +116,30 @@ def complete(
         )
     write_card(folder, data, provenance)
     save_data_config(config, folder)
-    return data, ids
+    return data, ids, notes
+
+
+def _within_reach(folder: Path, config: DataConfig) -> tuple[DataConfig, list[str]]:
+    """Fewer neighbours, and no features of a single item, where items are few."""
+    features, knn, notes = dict(config.features), config.knn, []
+    for name, path in config.features.items():
+        x = load_tensors(folder / path)[name]
+        present = int((~(x.isnan() | (x == 0)).all(dim=-1)).sum())
+        if present < 2:
+            del features[name]
+            for ending in ('.safetensors', '.json'):
+                (folder / path).with_suffix(ending).unlink(missing_ok=True)
+            notes.append(
+                f"'{name}' features are left out: only {present} item has them, which "
+                f'leaves it without neighbours'
+            )
+        elif present <= knn:
+            knn = present - 1
+            notes.append(
+                f"only {present} items have '{name}' features: 'data.knn' is at most "
+                f'{knn}'
+            )
+    return dataclasses.replace(config, features=features, knn=knn), notes
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from hellm_pyg.datasets.export import export_tables
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.datasets.provenance import table_provenance
 from hellm_pyg.datasets.tables import SEQUENCES, TABLES, Source, as_source
+from hellm_pyg.datasets.times import TimeUnit, read_moment
 from hellm_pyg.preparation.columns import Columns, settle_columns
 from hellm_pyg.preparation.encoding import (
     Encoding,
@@ -51,7 +52,7 @@ def prepare_table(
     min_length: int = 0,
     val_from: str | int | None = None,
     test_from: str | int | None = None,
-    time_unit: Literal['s', 'ms', 'us', 'ns', 'number'] | None = None,
+    time_unit: TimeUnit | None = None,
     bad_rows: Literal['refuse', 'drop'] = 'refuse',
     name: str | None = None,
 ) -> Prepared:
@@ -78,7 +79,8 @@ def prepare_table(
         item_id: Its column of the ids.
         title: Its column of what is shown beside recommendations.
         text: Template of the items' texts, such as ``'{name}. {brand}'``; the
-            title if :obj:`None`, no text features if ``''``.
+            title if :obj:`None` and ``features`` hold no ``'text'``, no text
+            features if ``''``.
         features: Modality to a matrix (``.npy``, ``.safetensors``) whose rows
             follow ``items``.
         encoding: Encoders, and the pictures; its ``text`` is replaced by
@@ -87,7 +89,9 @@ def prepare_table(
         min_count: Users and items with fewer interactions are dropped (k-core).
         min_length: Users with fewer interactions are dropped.
         val_from: Validation begins here; with ``test_from`` a hold-out by date
-            in place of leave-one-out. ISO 8601, or a number in the times' unit.
+            in place of leave-one-out. ISO 8601, or a number in ``time_unit``;
+            without one, a number since 1970 is told from its size as the times
+            are, and 20240131 is a date.
         test_from: The test begins here.
         time_unit: Unit of times that are numbers; told from their size if
             :obj:`None`.
@@ -105,9 +109,12 @@ def prepare_table(
     log = as_source(interactions, 'interactions', [SEQUENCES, *TABLES])
     catalogue = None if items is None else as_source(items, 'items')
     given = {'user': user, 'item': item, 'time': time, 'rating': rating}
+    encoding, features = encoding or Encoding(), features or {}
+    _refuse_twice(features, text, encoding)
+    if 'text' in features:  # in place of the titles' encoding
+        text = ''
     given |= {'item_id': item_id, 'title': title, 'text': text}
     columns = settle_columns(log, catalogue, given, min_rating is not None)
-    encoding = encoding or Encoding()
     name = name or Path(out).expanduser().absolute().name
     settings: dict[str, Any] = {
         'min_rating': min_rating,
@@ -131,8 +138,8 @@ def prepare_table(
         report = dataset.report
         config = DataConfig(
             name=name,
-            val_from=_moment(val_from, report),
-            test_from=_moment(test_from, report),
+            val_from=_moment(val_from, report, time_unit),
+            test_from=_moment(test_from, report, time_unit),
             time_unit='s' if report['time']['unit'] == 's' else 'number',
         )
         config, cards, pictures = _fill(
@@ -152,8 +159,8 @@ def prepare_table(
         provenance = dataclasses.replace(
             provenance, notes=[*provenance.notes, *(f'{note}.' for note in notes)]
         )
-        data, ids = complete(folder, config, provenance)
-    return Prepared(Path(out), data, ids, notes)
+        data, ids, few = complete(folder, config, provenance)
+    return Prepared(Path(out), data, ids, [*notes, *few])
 
 
 def _fill(
@@ -199,10 +206,14 @@ def _readable(source: Source) -> Any:
     return source if isinstance(source, Path) else source.table
 
 
-def _moment(value: str | int | None, report: Mapping[str, Any]) -> str | int | None:
+def _moment(
+    value: str | int | None, report: Mapping[str, Any], unit: TimeUnit | None
+) -> str | int | None:
     """A date of a hold-out, as a number where the times are numbers."""
-    if not isinstance(value, str) or report['time']['unit'] == 's':
-        return value
+    if value is None:
+        return None
+    if report['time']['unit'] == 's':
+        return read_moment(value, unit)
     try:
         return int(value)
     except ValueError:
@@ -210,3 +221,18 @@ def _moment(value: str | int | None, report: Mapping[str, Any]) -> str | int | N
             f"'val_from' and 'test_from' need integers, as the times of these "
             f'interactions are (got {value!r})'
         ) from None
+
+
+def _refuse_twice(
+    features: Mapping[str, Any], text: str | None, encoding: Encoding
+) -> None:
+    """A modality is encoded or given, and never replaced in silence."""
+    images = encoding.images is not None and encoding.image_encoder is not None
+    for name, encoder in (('text', text), ('image', images and 'image_encoder')):
+        if name in features and encoder:
+            raise ValueError(
+                f"'{name}' features are given twice, by 'features' and by "
+                f"'{'text' if name == 'text' else encoder}' (got "
+                f"features={{'{name}': '{features[name]}'}}): leave one out, or call "
+                f'that of the file otherwise'
+            )

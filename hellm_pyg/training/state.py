@@ -175,12 +175,19 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
     """How far the run in a folder has come; :obj:`None` if there is no state.
 
     Raises:
-        ValueError: If the state belongs to other settings (names the difference).
+        ValueError: If the state belongs to other settings (names the difference), or
+            the file is damaged.
     """
     if not recover_folder(folder):
         return None
-    content = load_json(folder / PROGRESS)
-    old, new = _dotted(content['settings']), _dotted(settings)
+    content = load_json(folder / PROGRESS, dict)
+    try:
+        found, former = Progress(**content['progress']), content['settings']
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{folder / PROGRESS}' is damaged or of another version: {error!r}"
+        ) from error
+    old, new = _dotted(former), _dotted(settings)
     differing = [
         f'{key} was {old.get(key)!r} and is {new.get(key)!r}'
         for key in sorted({*old, *new})
@@ -192,7 +199,7 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
             f'the former settings, choose another folder for this run, or start over '
             f"(remove '{folder.parent}', or call 'fit(fresh=True)')"
         )
-    return Progress(**content['progress'])
+    return found
 
 
 def load_state(
@@ -205,7 +212,7 @@ def load_state(
     """
     load_trained(model, load_tensors(folder / WEIGHTS), f"'{folder / WEIGHTS}'")
     _unflatten(optimizer, load_tensors(folder / OPTIMIZER))
-    return load_json(folder / RANDOM)
+    return load_json(folder / RANDOM, list)
 
 
 def _dotted(value: Any, prefix: str = '') -> dict[str, Any]:

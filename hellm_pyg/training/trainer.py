@@ -25,6 +25,7 @@ from hellm_pyg.config import EvalConfig, TrainConfig
 from hellm_pyg.data.loader import Loader
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Protocol, evaluate
+from hellm_pyg.evaluation.metrics import NaNScoresError
 from hellm_pyg.evaluation.scoring import place
 from hellm_pyg.training.interrupt import Interrupts
 from hellm_pyg.training.log import RunLog, epoch_line
@@ -49,7 +50,7 @@ STATE, BEST, METRICS = 'state', 'best', 'metrics.json'
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
-    """The loss or its gradient is NaN or infinite."""
+    """The loss, its gradient, the weights or the scores are NaN or infinite."""
 
 
 class Trainer:
@@ -152,8 +153,9 @@ class Trainer:
 
         Raises:
             ValueError: If the folder holds the state of a run with other settings.
-            NonFiniteLossError: If the loss is NaN or infinite. The last state and the
-                best weights stay.
+            NonFiniteLossError: If the loss, its gradient, the weights that a step
+                leaves or the scores on validation are NaN or infinite. The last state
+                and the best weights stay.
             KeyboardInterrupt: After Ctrl-C.
         """
         self._start(fresh)
@@ -239,6 +241,7 @@ class Trainer:
                 mark = self._report(mark, steps, found)
             self._show(steps)
             self._pause()
+        self._check_weights()
         self._validate(steps)
         self._save()
         self._prune()
@@ -261,17 +264,27 @@ class Trainer:
 
     def _check(self, found: Gradient) -> None:
         for what, value in (('loss', found.loss), ('gradient', found.norm.item())):
-            if math.isfinite(value):
-                continue
-            kept = 'no state had been saved yet'
-            if (self.run_dir / STATE).is_dir():
-                kept = f"the last good state stays in '{self.run_dir / STATE}'"
-            raise NonFiniteLossError(
-                f'the {what} is {value} in epoch {self.state.epoch + 1}, step '
-                f"{self.state.step + 1}; {kept}. Lower 'lr' (got {self.config.lr}), "
-                f"set 'clip' (got {self.config.clip}) or train in fp32 (got "
-                f'{self.config.precision})'
+            if not math.isfinite(value):
+                raise self._diverged(f'the {what} is {value}', self.state.step + 1)
+
+    def _check_weights(self) -> None:
+        """A finite gradient may still move weights to where they overflow."""
+        if not all(bool(p.isfinite().all()) for p in self._stepper.trained):
+            raise self._diverged('the weights are NaN or infinite', self.state.step)
+
+    def _diverged(self, what: str, step: int) -> NonFiniteLossError:
+        kept, where = 'no state had been saved yet', ''
+        if (self.run_dir / STATE).is_dir():
+            kept = f"the last good state stays in '{self.run_dir / STATE}'"
+            where = (
+                " in another folder ('run_dir', or '--out' on the command line): this "
+                'one goes on with its own settings only'
             )
+        return NonFiniteLossError(
+            f'{what} in epoch {self.state.epoch + 1}, step {step}; {kept}. Lower '
+            f"'lr' (got {self.config.lr}), set 'clip' (got {self.config.clip}) or "
+            f'train in fp32 (got {self.config.precision}){where}'
+        )
 
     def _report(
         self, mark: tuple[float, float, float], steps: int, found: Gradient
@@ -349,12 +362,16 @@ class Trainer:
                 )
         except KeyboardInterrupt:
             self._stop()
+        except NaNScoresError as error:
+            what = 'scores on validation are NaN'
+            raise self._diverged(what, self.state.step) from error
         return found.metrics
 
     def _best_file(self) -> Path:
         return self.run_dir / BEST / f'epoch-{self.state.best_epoch:05d}.safetensors'
 
     def _save(self) -> None:
+        self._check_weights()
         self.state.position = self._log.position
         own = random_state(self.device)
         generators: list[Any] = [own]
@@ -410,7 +427,7 @@ class Trainer:
             export(self.model, self._on_device, self.run_dir, found, self.ids)
             save_json(path, found)
         self.accelerator.wait_for_everyone()
-        return dict(load_json(path)['metrics'])
+        return dict(load_json(path, dict)['metrics'])
 
 
 def _cutoff(config: TrainConfig) -> int:

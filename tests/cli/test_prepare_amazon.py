@@ -39,5 +39,9 @@ def test_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         message = error('prepare', 'amazon', '--base-url', server.url)
     assert 'reviews_Beauty_5.json.gz' in message
     assert not (tmp_path / 'data' / 'Beauty-2014').exists()
+    message = error('prepare', 'amazon', '--sha256', 'abc')
+    assert "'--sha256' needs FILE=HASH" in message
+    message = error('prepare', 'amazon', '--sha256', 'x.gz=abc')
+    assert "'sha256' needs to name reviews_Beauty_5.json.gz or" in message
     message = error('prepare', 'amazon', '--image-encoder', 'clip')
     assert "'--image-encoder' needs '--images'" in message

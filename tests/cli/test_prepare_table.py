@@ -83,6 +83,17 @@ def test_options_arrive(files: Path) -> None:
         (['--interactions', 'oders.csv'], "did you mean 'orders.csv'"),
         (['--interactions', 'orders.csv', '--user', 'sk'], "column 'sk', which"),
         (['--interactions', 'orders.csv', '--features', 'x.npy'], 'NAME=FILE'),
+        (
+            [
+                '--interactions',
+                'orders.csv',
+                '--features',
+                't=a.npy',
+                '--features',
+                't=b.npy',
+            ],
+            "names 't' twice",
+        ),
         (['--interactions', 'orders.csv', '--text', '{name}'], "'text' reads columns"),
         (['--interactions', 'catalogue.csv'], "columns: 'sku', 'name', 'brand'"),
     ],

@@ -219,6 +219,56 @@ def test_images(server, tmp_path):
     assert len(server.asked('/I/51.jpg')) == 1
 
 
+def test_images_that_a_busy_server_has_refused_are_tried_again(server, tmp_path):
+    pytest.importorskip('PIL', reason='needs Pillow')
+    from .test_images import picture
+
+    later = (429, {'Retry-After': '9999'})
+    url = server.add('/busy.jpg', picture(), first=[later] * 2)
+    contents = list(raw_files('2014', image=url))
+    contents[1] = contents[1].replace(url.encode(), f'{server.url}/gone'.encode(), 1)
+
+    def missing():
+        item = load(tmp_path, contents=contents, images=True)[0]['item']
+        return item.image_missing.tolist()
+
+    assert missing() == missing() == [True, True, True]
+    assert missing() == missing() == [False, True, True]
+    assert len(server.asked('/busy.jpg')) == 3
+    assert len(server.asked('/gone')) == 1
+
+
+def test_known_hashes(server, tmp_path):
+    names = file_names('2014', 'Beauty')
+    bodies = [gzip.compress(content, mtime=0) for content in raw_files('2014')]
+    for name, body in zip(names, bodies, strict=True):
+        server.add(f'/good/{name}', body)
+        server.add(f'/forged/{name}', gzip.compress(b'{}', mtime=0))
+    hashes = [hashlib.sha256(body).hexdigest() for body in bodies]
+    sha256 = dict(zip(names, hashes, strict=True))
+    mirrors = [f'{server.url}/{name}' for name in ('forged', 'good')]
+    dataset = AmazonReviews(tmp_path, base_urls=mirrors, min_count=0, sha256=sha256)
+    assert edges_of(dataset[0]) == EDGES
+    with pytest.raises(ValueError, match=rf"{names[0]}' has the SHA-256 .*delete it"):
+        AmazonReviews(tmp_path, min_count=0, sha256={names[0]: hashes[1]})
+    with pytest.raises(ValueError, match=r"'sha256' needs to name reviews_.*'x.gz'"):
+        AmazonReviews(tmp_path, min_count=0, sha256={'x.gz': hashes[0]})
+    with pytest.raises(ValueError, match="'sha256' needs 64 hexadecimal digits"):
+        AmazonReviews(tmp_path, min_count=0, sha256={names[0]: 'abc'})
+
+
+def test_length_that_the_server_has_said_is_checked(server, tmp_path, monkeypatch):
+    monkeypatch.setattr('hellm_pyg.datasets.download.sleep', lambda seconds: None)
+    for name, content in zip(
+        file_names('2014', 'Beauty'), raw_files('2014'), strict=True
+    ):
+        body = gzip.compress(content, mtime=0)
+        server.add(f'/{name}', body, length=len(body) + 7, ranges=False)
+    with pytest.raises(ValueError, match='7 bytes before the end'):
+        AmazonReviews(tmp_path, base_urls=server.url, min_count=0)
+    assert not (tmp_path / 'processed').exists()
+
+
 EXPORT = """
 from hellm_pyg.datasets import AmazonReviews
 from hellm_pyg.datasets.card import write_card

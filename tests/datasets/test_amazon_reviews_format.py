@@ -1,5 +1,6 @@
 import gzip
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -69,6 +70,38 @@ def test_bad_reviews_are_counted_with_their_lines(tmp_path):
     assert [line for line, _ in report.first_bad] == [*lines, 16]
     assert report.bad == 13
     assert report.first_bad[0] == (2, "no whole number as 'unixReviewTime'")
+
+
+@pytest.mark.parametrize('release', RELEASES)
+def test_times_and_ids_that_nobody_has(tmp_path, release):
+    good = 1_400_000_000
+    scale = 1 / 1000 if release == '2023' else 1000  # the other unit
+    rows = [
+        ('A1', 'B1', good),
+        ('A1', 'B1', -1),
+        ('A1', 'B1', -(10**30)),
+        ('A1', 'B1', int(time.time()) + 10 * 86_400),
+        ('A1', 'B1', 10**30),
+        ('NULL', 'B1', good),
+        ('A1', ' nan', good),
+        ('A' * 1025, 'B1', good),
+        ('A1', 'B1', good),
+    ]
+    lines = [review(release, *row) for row in rows]
+    field = RELEASES[release].time
+    lines[-1][field] = int(lines[-1][field] * scale)
+    zero = {**lines[0], field: 0}
+    path = tmp_path / 'r.json'
+    path.write_text('\n'.join(map(json.dumps, [*lines, zero])))
+    found, report = reviews_of(path, release)
+    assert [(user, item) for user, item, _ in found] == [('A1', 'B1')]
+    assert [line for line, _ in report.first_bad] == list(range(2, 11))
+    reasons = dict(report.first_bad)
+    assert reasons[2] == reasons[10] == f"not after 1970: '{field}'"
+    assert reasons[4] == f"in the future: '{field}'"
+    assert reasons[6] == f"no '{RELEASES[release].user}'"
+    unit = 'seconds, not milliseconds' if release == '2023' else 'in the future'
+    assert reasons[9] == f"{unit}: '{field}'"
 
 
 def test_products_are_never_run_as_code(tmp_path):

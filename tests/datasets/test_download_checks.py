@@ -55,6 +55,21 @@ def test_size(server, tmp_path, length):
         get(url, path, size=7)
 
 
+@pytest.mark.parametrize('length', ['9' * 400, '9' * 5000])
+def test_length_of_hundreds_of_digits(server, tmp_path, length):
+    wrong = server.add('/w.bin', BODY, length=-1, headers={'Content-Length': length})
+    url = server.add('/a.bin', BODY)
+    path = get([wrong, url], tmp_path / 'a.bin', size=len(BODY))
+    assert path.read_bytes() == BODY
+    assert len(server.asked('/w.bin')) == 1
+
+
+def test_redirect_to_no_address_leaves_the_other_mirrors(server, tmp_path):
+    wrong = server.add('/w', status=302, headers={'Location': 'http://[::1'})
+    path = get([wrong, server.add('/a.bin', BODY)], tmp_path / 'a.bin')
+    assert path.read_bytes() == BODY
+
+
 def test_hash(server, tmp_path):
     wrong, url = server.add('/wrong.bin', BODY[::-1]), server.add('/a.bin', BODY)
     sha256 = hashlib.sha256(BODY).hexdigest().upper()

@@ -48,7 +48,28 @@ def categories(columns):
     return pandas(columns).astype({next(iter(columns)): 'category'})
 
 
-LIBRARIES = [pa.table, Stream, reader, batch, pandas, categories, polars]
+def polars_categories(columns):
+    frame = polars(columns)
+    kind = pytest.importorskip('polars').Categorical
+    texts = [name for name in columns if isinstance(columns[name][0], str)]
+    return frame.with_columns([frame[name].cast(kind) for name in texts])
+
+
+def view_dictionaries(columns):
+    table = pa.table(columns)
+    for position, name in enumerate(table.column_names):
+        if table[name].type == pa.string():
+            texts = table[name].dictionary_encode().combine_chunks()
+            words = texts.dictionary.cast(pa.string_view())
+            texts = pa.DictionaryArray.from_arrays(texts.indices, words)
+            table = table.set_column(position, name, texts)
+    return table
+
+
+LIBRARIES = [
+    pa.table, Stream, reader, batch, pandas, categories, polars, polars_categories,
+    view_dictionaries,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('make', LIBRARIES, ids=lambda make: make.__name__)
@@ -141,3 +162,11 @@ def test_missing_ids_name_the_argument(tmp_path):
         InteractionFiles(tmp_path, table)
     dataset = InteractionFiles(tmp_path, table, bad_rows='drop')
     assert dataset.report['dropped'] == {'missing user': 1}
+
+
+def test_polars_enums_are_read(tmp_path):
+    enum = pytest.importorskip('polars').Enum(['ann', 'bob', 'eve'])
+    frame = polars(LOG)
+    frame = frame.with_columns(frame['customer'].cast(enum))
+    dataset = InteractionFiles(tmp_path, frame, time='ordered_at')
+    assert dataset.ids.users == ['ann', 'bob', 'eve']

@@ -59,6 +59,61 @@ def test_formats(server, tmp_path, kind):
     assert result.missing.tolist() == [False]
 
 
+def test_pictures_of_cameras_with_several_frames(server, tmp_path):
+    file = BytesIO()
+    frames = [Image.new('RGB', (40, 30), color) for color in ('red', 'blue')]
+    frames[0].save(file, 'MPO', save_all=True, append_images=frames[1:])
+    result = get([server.add('/a.jpg', file.getvalue())], tmp_path)
+    assert result.counts == {'new': 1}
+    assert result.files[0].endswith('.jpg')
+    assert read_image(tmp_path / result.files[0]).getpixel((5, 5))[0] > 200
+    assert get([server.url + '/a.jpg'], tmp_path).counts == {'kept': 1}
+
+
+@pytest.mark.parametrize(
+    ('answer', 'reason'),
+    [
+        ({'status': 302, 'headers': {'Location': 'http://[::1'}}, 'address refused'),
+        ({'first': [(429, {'Retry-After': '9' * 400})] * 9}, 'too busy'),
+        ({'first': [(429, {'Retry-After': '9' * 5000})] * 9}, 'too busy'),
+        ({'first': [(503, {'Retry-After': 'Mon, 99'})] * 9}, 'failed'),
+        ({'headers': {'Content-Length': '9' * 400}, 'length': -1}, 'too large'),
+        ({'headers': {'Content-Length': '9' * 5000}, 'length': -1}, 'too large'),
+    ],
+)
+def test_odd_answers(server, tmp_path, answer, reason):
+    odd = server.add('/odd.jpg', picture(), **answer)
+    good = server.add('/good.jpg', picture())
+    assert get([odd, good], tmp_path).counts == {'new': 1, reason: 1}
+
+
+def test_an_unforeseen_failure_is_that_of_one_picture(server, tmp_path, monkeypatch):
+    def decode(content, max_pixels):
+        if content == b'odd':
+            raise KeyError('surprise')
+        return decode_image(content, max_pixels)
+
+    monkeypatch.setattr('hellm_pyg.datasets.images.decode_image', decode)
+    odd = server.add('/odd.jpg', b'odd')
+    result = get([odd, server.add('/good.jpg', picture())], tmp_path)
+    assert result.counts == {'failed': 1, 'new': 1}
+    assert "KeyError('surprise')" in result.problems[odd]
+
+
+def test_what_a_later_call_may_fetch(server, tmp_path):
+    busy = server.add('/busy.jpg', picture(), first=[(503, {})] * 3)
+    gone, text = server.url + '/gone.jpg', server.add('/text.jpg', b'hello')
+    first = get([busy, gone, text], tmp_path)
+    assert first.again
+    assert first.refused == {gone: 'not found', text: 'not an image'}
+    second = get([busy, gone, text], tmp_path, refused=first.refused)
+    assert not second.again
+    assert second.refused == first.refused
+    assert second.counts == {'new': 1, 'not an image': 1, 'not found': 1}
+    assert 'refused before' in second.problems[gone]
+    assert len(server.asked('/gone.jpg')) == len(server.asked('/text.jpg')) == 1
+
+
 def test_mask_follows_the_items(server, tmp_path):
     good = server.add('/a.jpg', picture())
     urls = [good, None, server.url + '/gone.jpg', '', good]
@@ -175,6 +230,7 @@ def test_budget(server, tmp_path):
     result = get(urls, tmp_path, max_workers=1, max_total=limit)
     assert result.counts == {'new': 3, 'over budget': 3}
     assert len(server.requests) == 3
+    assert result.again
     assert get(urls, tmp_path, max_total=limit).counts == {'kept': 3, 'new': 3}
 
 
@@ -217,6 +273,8 @@ def test_dead_host_is_given_up(tmp_path):
     result = get(urls, tmp_path, max_workers=1, retries=0)
     left = 100 - HOST_FAILURES
     assert result.counts == {'failed': HOST_FAILURES, 'host given up': left}
+    assert result.again
+    assert result.refused == {}
 
 
 def test_stops_at_once_when_the_disk_fails(server, tmp_path, monkeypatch):

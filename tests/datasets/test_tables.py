@@ -1,4 +1,5 @@
 import gzip
+import json
 
 import pyarrow as pa
 import pytest
@@ -153,3 +154,51 @@ def test_require_column(tmp_path):
         require_column('timestmp', ['user', 'timestamp'], path, 'time')
     with pytest.raises(ValueError, match=r"'user', 'timestamp'\)$"):
         require_column('zzz', ['user', 'timestamp'], path, 'time')
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'message'),
+    [
+        ('log.csv', b'user,item', 'has no rows'),
+        ('log.tsv', b'user\titem', 'has no rows'),
+        ('log.csv', b'sep=;\nuser;item\n1;2\n', 'which only Excel reads: remove it'),
+        ('log.csv', b'user,"item\n1,2\n', 'first line.*opens a quote'),
+        ('log.csv', b'user,"item\n' + b'1,2\n' * 50_000, 'first line.*opens a quote'),
+        ('log.csv', b'u' * 140_000 + b',item\n1,2\n', 'more than 128 KiB'),
+        ('log.csv', gzip.compress(b'user,item\n1,2\n'), "let its name end in '.gz'"),
+        ('log.csv', b'PK\x03\x04\xff', 'a zip archive or a spreadsheet'),
+        ('log.json', b'[\n  {\n "user": 1\n }\n]\n', r"by 'jq -c \.\[\]'"),
+    ],
+)
+def test_what_is_no_table_says_what_to_do(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f'(?s){message}'):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'rows'),
+    [
+        ('a.tsv', '"user"\t"item"\n"a"\t"b\tc"\n', {'user': ['a'], 'item': ['b\tc']}),
+        ('a.tsv', '"user\titem\n"a\tb\n', {'"user': ['"a'], 'item': ['b']}),
+        ('a.csv', '"us\ner",item\na,b\n', {'us\ner': ['a'], 'item': ['b']}),
+    ],
+)
+def test_quotes_of_the_header(tmp_path, name, content, rows):
+    (tmp_path / name).write_bytes(content.encode())
+    assert column_names(tmp_path / name) == list(rows)
+    assert read_table(tmp_path / name).to_pydict() == rows
+
+
+def test_a_wide_header_is_read(tmp_path):
+    names = [f'column{number}' for number in range(20_000)]
+    (tmp_path / 'a.csv').write_text(','.join(names) + '\n' + '1,' * 19_999 + '1\n')
+    assert column_names(tmp_path / 'a.csv') == names
+
+
+def test_json_text_that_looks_like_a_date_stays_as_written(tmp_path):
+    row = {'day': '2020-01-01', 'id': '2020-01-01 10:00:00', 'n': 1}
+    (tmp_path / 'a.jsonl').write_text(json.dumps(row) + '\n')
+    assert read_table(tmp_path / 'a.jsonl').to_pylist() == [row]
+    assert read_table(tmp_path / 'a.jsonl', ['id']).to_pydict() == {'id': [row['id']]}

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from hellm_pyg.datasets.rows import RowCheck
-from hellm_pyg.datasets.times import read_times, whole_times
+from hellm_pyg.datasets.times import read_moment, read_times, whole_times
 
 
 def column(values, kind=None):
@@ -150,3 +150,22 @@ def test_bad_columns_and_arguments():
         read([1], unit='h')
     with pytest.raises(ValueError, match=r"'bad_rows' needs to be .* .got 'keep'"):
         read([1], policy='keep')
+
+
+@pytest.mark.parametrize(
+    ('value', 'unit', 'expected'),
+    [
+        (1_714_521_600, None, 1_714_521_600),
+        (1_714_521_600_000, None, 1_714_521_600),
+        ('1714521600000', None, 1_714_521_600),
+        (1_714_521_600_000_000_000, None, 1_714_521_600),
+        (5_000, 'ms', 5),
+        (5_000, None, 5_000),
+        ('20240501', None, '20240501'),
+        (20240501, None, '20240501'),
+        ('2024-05-01', 'ms', '2024-05-01'),
+        (None, None, None),
+    ],
+)
+def test_read_moment(value, unit, expected):
+    assert read_moment(value, unit) == expected

@@ -335,6 +335,9 @@ def test_short_lists_end_in_no_item(data: HeteroData) -> None:
     table = torch.rand(50, 30, generator=torch.Generator().manual_seed(3))
     known = everything(data)
     item, score = rank(Table(table), data, range(50), 25, allow_fewer=True)
+    more = rank(Table(table), data, range(50), 10**9, allow_fewer=True)
+    assert more[0].size(1) == table.size(1)
+    assert torch.equal(more[0][:, :25], item)
     for user in range(50):
         left = [i for i in range(30) if i not in known[user]]
         best = sorted(left, key=lambda i: -float(table[user, i]))[:25]

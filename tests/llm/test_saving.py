@@ -192,6 +192,13 @@ def test_damaged_files_are_refused(saved, file):
         load(saved)
 
 
+@pytest.mark.parametrize('content', ['[]', '{"peft_type": "LORA", "r": "x"}'])
+def test_a_damaged_adapter_config_is_named(saved, content):
+    (saved / 'adapter_config.json').write_text(content)
+    with pytest.raises(ValueError, match=r"adapter_config\.json' is damaged"):
+        load(saved)
+
+
 def test_other_item_embeddings_are_refused(saved):
     description = json.loads((saved / 'hellm.json').read_text())
     description['hash']['embeddings'] = '0' * 64

@@ -56,6 +56,23 @@ def test_folder(tmp_path: Path, text_encoder: str, release: str) -> None:
     ]
 
 
+def test_bad_times_and_ids_are_counted(tmp_path: Path) -> None:
+    bad = [
+        ('A1', 'B001', 0),
+        ('A1', 'B001', 10**12),
+        ('A1', 'B001', 10**17),
+        ('NULL', 'B001', 10**9),
+    ]
+    contents = raw_files('2014', reviews=[*bad, *REVIEWS], items=ITEMS)
+    write_raw(tmp_path / 'raw', '2014', 'Beauty', contents)
+    prepared = prepare_amazon(
+        tmp_path / 'beauty', root=tmp_path / 'raw', min_count=0, template=''
+    )
+    assert prepared.ids.users == [f'A{user}' for user in range(8)]
+    told = json.loads((prepared.folder / 'data_card.json').read_text())
+    assert told['dropped']['lines of reviews_Beauty_5.json.gz: no record'] == 4
+
+
 def test_split_by_date_and_no_features(tmp_path: Path) -> None:
     write(tmp_path / 'raw')
     arguments: dict[str, Any] = {'val_from': '2001-09-14', 'test_from': '2001-09-15'}

@@ -11,6 +11,7 @@ import torch
 from pyarrow import csv, parquet
 
 from hellm_pyg.assembly import build_data, load_dataset
+from hellm_pyg.checkpoint import save_tensors
 from hellm_pyg.config import load_config
 from hellm_pyg.preparation import Encoding, Prepared, prepare_table
 from hellm_pyg.preparation import table as module
@@ -307,3 +308,69 @@ def test_load_dataset_reads_the_prepared_graph(tmp_path: Path) -> None:
     config = load_config(None, [f'dataset={prepared.folder}'])
     folder = Path(load_dataset(config.data).processed_dir)
     assert folder.parent == prepared.folder / 'cache' / 'processed'
+
+
+@pytest.mark.parametrize(('pictures', 'knn'), [(9, 8), (2, 1), (1, None)])
+def test_few_items_with_a_picture_have_few_neighbours(
+    tmp_path: Path, image_encoder: str, pictures: int, knn: int | None
+) -> None:
+    photos = write_pictures(tmp_path / 'photos')
+    for path in sorted(photos.iterdir())[pictures:]:
+        path.unlink()
+    encoding = Encoding(images=photos, image_encoder=image_encoder, progress=False)
+    prepared = prepare(tmp_path, encoding=encoding)
+    plain = load_config('pretrain_best').data.knn
+    config = load_config('pretrain_best', [f'dataset={prepared.folder}']).data
+    assert prepared.modalities == (['image'] if knn else [])
+    assert config.knn == (knn or plain)
+    assert build_data(config)[0].fingerprint == prepared.data.fingerprint
+    said = f"'data.knn' is at most {knn}" if knn else "'image' features are left out"
+    assert said in prepared.notes[-1]
+    assert f'{prepared.notes[-1]}.' in card(prepared)['notes']
+    own = load_config('pretrain_best', ['data.knn=5', f'dataset={prepared.folder}'])
+    assert own.data.knn == 5
+
+
+def test_own_features_are_not_replaced(tmp_path: Path, text_encoder: str) -> None:
+    x = torch.rand(NUM_ITEMS, 3)
+    save_tensors(tmp_path / 'own.safetensors', {'text': x})
+    arguments: dict[str, Any] = {'features': {'text': tmp_path / 'own.safetensors'}}
+    encoding = Encoding(text_encoder=text_encoder, progress=False)
+    prepared = prepare(tmp_path, text=None, encoding=encoding, **arguments)
+    assert torch.equal(prepared.data['item'].x_text, x)
+    with pytest.raises(ValueError, match="'text' features are given twice"):
+        prepare(tmp_path, text='{name}', encoding=encoding, **arguments)
+    arguments = {'features': {'image': tmp_path / 'own.safetensors'}}
+    encoding = Encoding(images=tmp_path, image_encoder='clip')
+    with pytest.raises(ValueError, match="'image' features are given twice"):
+        prepare(tmp_path, encoding=encoding, **arguments)
+
+
+@pytest.mark.parametrize('scale', [1, 1000])
+def test_dates_in_the_unit_of_the_times(tmp_path: Path, scale: int) -> None:
+    start = 1_714_521_600
+    rows = [f'{u},{i},{(start + 10 * i) * 1000}' for u in range(4) for i in range(5)]
+    (tmp_path / 'log.csv').write_text('\n'.join(['user,item,time', *rows]) + '\n')
+    prepared = prepare_table(
+        tmp_path / 'ready',
+        tmp_path / 'log.csv',
+        val_from=(start + 30) * scale,
+        test_from=str((start + 40) * scale),
+    )
+    assert prepared.data['user'].val_item.tolist() == [3] * 4
+    assert prepared.data['user'].test_item.tolist() == [4] * 4
+
+
+def test_ids_of_64_bits_without_a_sign(tmp_path: Path) -> None:
+    ids = pa.array([2**64 - 1, 2**63, 5, 7], pa.uint64())
+    users = pa.array([2**63 + 1] * 4, pa.uint64())
+    catalogue = pa.table({'item': ids, 'hash': ids, 'title': list('abcd')})
+    log = pa.table({'user': users, 'item': ids})
+    prepared = prepare_table(tmp_path / 'ready', log, items=catalogue, text='')
+    assert prepared.ids.items == [5, 7, 2**63, 2**64 - 1]
+    written = parquet.read_table(prepared.folder / 'items.parquet')
+    assert written['hash'].to_pylist() == prepared.ids.items
+    assert (
+        build_data(load_config('sasrec', [f'dataset={prepared.folder}']).data)[1]
+        == prepared.ids
+    )

@@ -286,6 +286,17 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path).fit()
 
 
+@pytest.mark.parametrize(
+    'content',
+    ['[]', '{}', '{"progress": [], "settings": {}}', '{"progress": {"a": 1}}'],
+)
+def test_progress_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
+    stopped(tmp_path)
+    (tmp_path / 'state' / 'progress.json').write_text(content)
+    with pytest.raises(ValueError, match=r'progress\.json.* damaged'):
+        make_trainer(tmp_path).fit()
+
+
 def test_only_what_changes_is_saved(tmp_path: Path) -> None:
     stopped(tmp_path)
     saved = load_tensors(tmp_path / 'state' / 'weights.safetensors')

@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import load_json, load_metadata, load_tensors
 from hellm_pyg.config import EvalConfig
-from hellm_pyg.data import PairBatch, PairLoader
+from hellm_pyg.data import PairBatch, PairLoader, SequenceBatch
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
 from hellm_pyg.training import NonFiniteLossError, trainer
@@ -209,6 +209,49 @@ def test_nan_stops_and_keeps_the_last_good_state(tmp_path: Path, where: str) -> 
     mended = make_trainer(tmp_path / 'nan')
     mended.fit()
     assert equal(weights(mended.model), weights(undisturbed.model))
+
+
+@pytest.mark.parametrize('save_minutes', [5.0, 0.0])
+def test_weights_that_overflow_are_not_saved(
+    tmp_path: Path, save_minutes: float
+) -> None:
+    config = replace(CONFIG, save_minutes=save_minutes)
+    run = make_trainer(tmp_path, config=config)
+    steps = math.ceil(len(run.loader) / config.accumulate)
+    at = 2 * steps  # the last step of epoch 2
+
+    def overflow(*_: Any) -> None:
+        if run.state.total_steps + 1 == at:
+            run.model.item.data[0, 0] = math.inf
+
+    run._stepper.optimizer.register_step_post_hook(overflow)
+    message = rf'weights .* infinite in epoch 2, step {steps}; the last good .*--out'
+    with pytest.raises(NonFiniteLossError, match=message):
+        run.fit()
+    state = load_json(tmp_path / 'state' / 'progress.json')['progress']
+    assert state['total_steps'] == (steps if save_minutes else at - 1)
+    kept = load_tensors(tmp_path / 'state' / 'weights.safetensors')
+    assert all(value.isfinite().all() for value in kept.values())
+    assert [path.name for path in (tmp_path / 'best').iterdir()] == [
+        'epoch-00001.safetensors'
+    ]
+
+
+def test_nan_first_seen_in_validation(tmp_path: Path) -> None:
+    class Lost(Toy):
+        def score(self, encoded: tuple[Tensor, Tensor], batch: SequenceBatch) -> Tensor:
+            return super().score(encoded, batch) * (math.nan if past() else 1)
+
+    def past() -> bool:
+        return run.state.epoch > 0
+
+    run = make_trainer(tmp_path, Lost())
+    steps = math.ceil(len(run.loader) / CONFIG.accumulate)
+    message = rf'validation are NaN in epoch 2, step {steps}; the last good state'
+    with pytest.raises(NonFiniteLossError, match=message):
+        run.fit()
+    state = load_json(tmp_path / 'state' / 'progress.json')['progress']
+    assert (state['epoch'], state['step']) == (1, 0)
 
 
 def test_nan_before_anything_was_saved(tmp_path: Path) -> None:
