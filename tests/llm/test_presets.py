@@ -109,7 +109,7 @@ def test_recipes_are_the_presets(tmp_path: Path, recipe, preset, name: str):
     config = load_config(recipe, overrides)
     data, ids = build_data(config.data)
     built = build_llm(config, data, ids)
-    own = {'scope': 'causal'}
+    own = {'scope': 'causal', 'table_scale': 'rms'}
     if preset is not e4srec:  # which brings its own head and adapter
         own |= {'head': 'tied', 'head_channels': 128, 'train_embeddings': [name]}
         own |= {'lora': config.llm.lora}
