@@ -24,7 +24,7 @@ from hellm_pyg.config import (
     nearest,
     parse,
 )
-from hellm_pyg.data.split import INTERACTS
+from hellm_pyg.data.split import LATER
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.keys import in_words_of
 
@@ -160,8 +160,7 @@ def statistics(data: HeteroData) -> dict[str, object]:
     length = torch.bincount(train[0].as_subclass(Tensor), minlength=users)
     for split in ('val', 'test'):
         length = length + (data['user'][f'{split}_item'] >= 0)
-    later = INTERACTS[0], 'later', INTERACTS[2]
-    left_out = data[later].edge_index.size(1) if later in data.edge_types else 0
+    left_out = data[LATER].edge_index.size(1) if LATER in data.edge_types else 0
     total = train.size(1) + val + test
     rows: dict[str, object] = {
         'name': data.name,

@@ -19,7 +19,7 @@ from tests.builders import rec_data
 from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
 
 PHASE_ONE = [name for name in recipes() if not name.startswith('finetune')]
-PHASE_TWO = [name for name in recipes() if name.startswith('finetune')]
+WITH_PREFIX = [f'finetune_{profile}' for profile in ('released', 'paper', 'best')]
 
 
 @pytest.fixture
@@ -121,12 +121,11 @@ def test_recipes_name_every_argument_of_their_model(
     assert isinstance(assembly.build_model(config, data), cls)
 
 
-@pytest.mark.parametrize('name', PHASE_TWO)
+@pytest.mark.parametrize('name', WITH_PREFIX)
 def test_recipes_name_every_argument_of_the_prefix(name: str) -> None:
     llm = load_config(name).llm
     assert llm is not None
-    if llm.prefix is None:
-        pytest.skip('a recipe without a graph prefix')
+    assert llm.prefix is not None
     given = {'channels', 'hidden_size', 'num_layers', 'scope', 'return'}
     hints = set(get_type_hints(GraphPrefix.__init__)) - given
     assert set(llm.prefix) == {'embedding', *hints}

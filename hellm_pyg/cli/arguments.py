@@ -23,6 +23,26 @@ RunFolder = Annotated[Path, typer.Argument(metavar='RUN', help='Folder of a run.
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar='A.B=C', help='Overrides.')
 ]
+TextEncoder = Annotated[
+    str, typer.Option(help='minilm (packaged), bert, a hub name or a folder.')
+]
+Images = Annotated[
+    Path | None, typer.Option(metavar='FOLDER', help='Pictures of the items.')
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar='COLUMN',
+        help="File names of the pictures; without it, 'image' if there is such a "
+        "column, otherwise files are named by the items' ids: SKU-7.jpg.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help='Of the encoders; CUDA if there is one.')
+]
+Cache = Annotated[
+    Path | None, typer.Option(metavar='FOLDER', help='Of what was encoded.')
+]
 
 
 def read_config(arguments: Sequence[str], extra: Iterable[str] = ()) -> Config:

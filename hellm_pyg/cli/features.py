@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hellm_pyg.cli.arguments import Cache, Device, ImageColumn, Images
 from hellm_pyg.cli.output import print_table
 
 
@@ -64,29 +65,16 @@ def features(
     max_length: Annotated[
         int | None, typer.Option(help='Tokens of a text that are read.', min=1)
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help='Pictures of the items.')
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar='COLUMN',
-            help="File names of the pictures; without it, 'image' if there is such a "
-            "column, otherwise files are named by the items' ids: SKU-7.jpg.",
-        ),
-    ] = None,
+    images: Images = None,
+    image_column: ImageColumn = None,
     image_encoder: Annotated[
         str, typer.Option(help='clip, a hub name or a folder.')
     ] = 'clip',
     precision: Annotated[
         Precision, typer.Option(help='Numbers that are computed in.')
     ] = Precision.auto,
-    device: Annotated[
-        str | None, typer.Option(help='CUDA if there is one, unless given.')
-    ] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help='Of what was encoded.')
-    ] = None,
+    device: Device = None,
+    cache: Cache = None,
 ) -> None:
     """Encode the texts and pictures of items, a row an item.
 

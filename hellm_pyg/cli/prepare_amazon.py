@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hellm_pyg.cli.arguments import Cache, Device, TextEncoder
 from hellm_pyg.cli.prepare import report
 
 
@@ -59,9 +60,7 @@ def prepare_amazon(
             metavar='TEMPLATE', help="What is encoded; '' for no text features."
         ),
     ] = TEMPLATE,
-    text_encoder: Annotated[
-        str, typer.Option(help='minilm (packaged), bert, a hub name or a folder.')
-    ] = 'minilm',
+    text_encoder: TextEncoder = 'minilm',
     min_count: Annotated[
         int, typer.Option(help='k-core: of users and of items.', min=0)
     ] = 5,
@@ -81,10 +80,8 @@ def prepare_amazon(
             metavar='FILE=HASH', help='Known hash of a raw file (repeatable).'
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help='Of the encoders.')] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help='Of what was encoded.')
-    ] = None,
+    device: Device = None,
+    cache: Cache = None,
 ) -> None:
     """Download a category of Amazon's reviews and make it ready.
 

@@ -8,6 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from hellm_pyg.cli.arguments import (
+    Cache,
+    Device,
+    ImageColumn,
+    Images,
+    TextEncoder,
+)
 from hellm_pyg.cli.prepare import report
 
 
@@ -60,20 +67,9 @@ def prepare_table(
             "title unless given, '' for no text features.",
         ),
     ] = None,
-    text_encoder: Annotated[
-        str, typer.Option(help='minilm (packaged), bert, a hub name or a folder.')
-    ] = 'minilm',
-    images: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help='Pictures of the items.')
-    ] = None,
-    image_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar='COLUMN',
-            help="File names of the pictures; without it, 'image' if there is such a "
-            "column, otherwise files are named by the items' ids: SKU-7.jpg.",
-        ),
-    ] = None,
+    text_encoder: TextEncoder = 'minilm',
+    images: Images = None,
+    image_column: ImageColumn = None,
     image_encoder: Annotated[
         str | None,
         typer.Option(
@@ -117,10 +113,8 @@ def prepare_table(
     name: Annotated[
         str | None, typer.Option(help="Of the data; the folder's unless given.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help='Of the encoders.')] = None,
-    cache: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help='Of what was encoded.')
-    ] = None,
+    device: Device = None,
+    cache: Cache = None,
 ) -> None:
     """Make your own tables (and pictures) ready: ids, k-core, features, graph.
 

@@ -19,6 +19,7 @@ from transformers import (
 
 from hellm_pyg.llm.loading import (
     Precision,
+    check_finite,
     config_hash,
     explained,
     load_frozen,
@@ -131,11 +132,7 @@ class ImageEncoder:
             )
         batch = torch.stack(list(pixels)).to(self.device, self.dtype)
         x = self._pooled(batch).float().cpu()
-        if not x.isfinite().all():
-            raise ValueError(
-                f"'encoder' gives NaN or Inf (got '{self.name}' with precision "
-                f"'{self.precision}'); try precision='fp32', or download it again"
-            )
+        check_finite(x, self.name, self.precision)
         return x
 
     def _pooled(self, pixels: Tensor) -> Tensor:

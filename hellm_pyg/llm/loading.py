@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.utils import logging
 
@@ -92,6 +93,15 @@ def config_hash(*parts: dict[str, Any]) -> str:
     kept = [{k: v for k, v in part.items() if k not in VOLATILE} for part in parts]
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_finite(x: Tensor, name: str, precision: str) -> None:
+    """Refuses vectors of an encoder that are not finite."""
+    if not x.isfinite().all():
+        raise ValueError(
+            f"'encoder' gives NaN or Inf (got '{name}' with precision '{precision}'); "
+            "try precision='fp32', or download it again"
+        )
 
 
 def usable_device(device: str | None) -> str:

@@ -21,6 +21,7 @@ from transformers import (
 
 from hellm_pyg.llm.loading import (
     Precision,
+    check_finite,
     config_hash,
     explained,
     load_frozen,
@@ -167,11 +168,7 @@ class TextEncoder:
             if advance is not None:
                 advance(len(rows))
         x = torch.cat(out)[torch.cat(batches).argsort()]
-        if not x.isfinite().all():
-            raise ValueError(
-                f"'encoder' gives NaN or Inf (got '{self.name}' with precision "
-                f"'{self.precision}'); try precision='fp32', or download it again"
-            )
+        check_finite(x, self.name, self.precision)
         return torch.nn.functional.normalize(x, dim=-1) if self.normalize else x
 
     def _pooled(self, tokens: Any) -> Tensor:
