@@ -10,6 +10,8 @@ from torch.autograd.function import once_differentiable
 
 # Logits that live at once: 64 MiB in fp32.
 CHUNK_ELEMENTS = 2**24
+# Items a candidate up to which all of them are scored and the candidates picked.
+DENSE_RATIO = 64
 
 Pairs = tuple[Tensor, Tensor] | None
 
@@ -156,6 +158,8 @@ def table_cross_entropy(
 
 
 class _CandidateScores(torch.autograd.Function):
+    # A product with the whole table runs at the speed of the machine's arithmetic,
+    # gathered rows at that of its memory: with few items a candidate, the product wins.
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, table: Tensor, candidate: Tensor, chunk_size: int
@@ -164,7 +168,11 @@ class _CandidateScores(torch.autograd.Function):
         ctx.chunk_size = chunk_size
         out = x.new_empty(candidate.shape)
         for rows in _slices(x.size(0), chunk_size):
-            out[rows] = torch.bmm(table[candidate[rows]], x[rows].unsqueeze(2))[..., 0]
+            part, index = x[rows], candidate[rows]
+            if _is_dense(table, index):
+                out[rows] = (part @ table.t()).gather(1, index)
+            else:
+                out[rows] = torch.bmm(table[index], part.unsqueeze(2))[..., 0]
         return out
 
     @staticmethod
@@ -175,10 +183,20 @@ class _CandidateScores(torch.autograd.Function):
         grad_table = torch.zeros_like(table)
         for rows in _slices(x.size(0), ctx.chunk_size):
             index, part = candidate[rows], grad[rows].to(x.dtype)
+            if _is_dense(table, index):
+                every = part.new_zeros(index.size(0), table.size(0))
+                every.scatter_add_(1, index, part)
+                grad_x[rows] = every @ table
+                grad_table.addmm_(every.t(), x[rows])
+                continue
             grad_x[rows] = torch.bmm(part.unsqueeze(1), table[index])[:, 0]
             outer = part.unsqueeze(2) * x[rows].unsqueeze(1)
             grad_table.index_add_(0, index.flatten(), outer.flatten(0, 1))
         return grad_x, grad_table, None, None
+
+
+def _is_dense(table: Tensor, candidate: Tensor) -> bool:
+    return table.size(0) <= DENSE_RATIO * candidate.size(1)
 
 
 def candidate_scores(
@@ -189,8 +207,9 @@ def candidate_scores(
     .. math::
         s_{t,k} = \mathbf{x}_t^{\top} \mathbf{e}_{c_{t,k}}
 
-    The gathered vectors, :math:`[T, n, D]`, are built in chunks and gathered
-    again in the backward pass instead of being kept.
+    Works in chunks and keeps none of them for the backward pass. A chunk gathers its
+    vectors, ``[chunk_size, n, D]``, or, where the table has at most 64 rows a
+    candidate, scores the whole table, ``[chunk_size, I]``, and picks.
 
     Args:
         x: Query vectors, float of shape :math:`[T, D]`.

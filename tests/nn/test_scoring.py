@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
+from hellm_pyg.nn.scoring import (
+    DENSE_RATIO,
+    candidate_scores,
+    table_cross_entropy,
+)
+
+# Items of a table that is scored whole, and of one whose candidates are gathered.
+SIZES = (7, DENSE_RATIO + 1)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -113,7 +120,12 @@ def test_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(
         lambda x, table: table_cross_entropy(x, table, target, 4), (x, table)
     )
-    candidate = torch.randint(4, (6, 3))
+
+
+@pytest.mark.parametrize('num_items', SIZES)
+def test_gradients_of_candidates_by_finite_differences(num_items: int) -> None:
+    x, table, target = _inputs(6, num_items)
+    candidate = target.unsqueeze(1)
     assert torch.autograd.gradcheck(
         lambda x, table: candidate_scores(x, table, candidate, 4), (x, table)
     )
@@ -137,16 +149,17 @@ def test_cross_entropy_of_nothing_is_zero() -> None:
 
 
 @given(
+    num_items=st.sampled_from([*SIZES, 6 * DENSE_RATIO + 1]),
     num_targets=st.integers(1, 12),
     num_candidates=st.integers(1, 6),
     chunk_size=st.integers(1, 15),
 )
 @settings(max_examples=30, deadline=None)
 def test_candidate_scores_equal_the_gathered_form(
-    num_targets: int, num_candidates: int, chunk_size: int
+    num_items: int, num_targets: int, num_candidates: int, chunk_size: int
 ) -> None:
-    x, table, _ = _inputs(num_targets, 7)
-    candidate = torch.randint(7, (num_targets, num_candidates))
+    x, table, _ = _inputs(num_targets, num_items)
+    candidate = torch.randint(num_items, (num_targets, num_candidates))
     out = candidate_scores(x, table, candidate, chunk_size)
     expected = (table[candidate] * x.unsqueeze(1)).sum(dim=-1)
     torch.testing.assert_close(out, expected)
@@ -157,17 +170,18 @@ def test_candidate_scores_equal_the_gathered_form(
     )
 
 
-@pytest.mark.parametrize('kind', ['table', 'candidates'])
+@pytest.mark.parametrize('kind', ['table', 'candidates', 'gathered'])
 def test_memory_is_that_of_a_chunk(kind: str) -> None:
     num_targets, num_items, dim, chunk_size = 300, 400, 4, 10
     x, table, target = _inputs(num_targets, num_items, dim)
-    candidate = torch.randint(num_items, (num_targets, 40))
+    num_candidates = 5 if kind == 'gathered' else 40
+    candidate = torch.randint(num_items, (num_targets, num_candidates))
     with LargestTensor() as largest:
         if kind == 'table':
             table_cross_entropy(x, table, target, chunk_size).backward()
         else:
             candidate_scores(x, table, candidate, chunk_size).sum().backward()
-    bound = chunk_size * num_items if kind == 'table' else num_targets * 40
+    bound = max(chunk_size * num_items, num_targets * num_candidates)
     assert largest.numel <= bound
 
 

@@ -175,27 +175,25 @@ class SASRec(torch.nn.Module):
         window = self._window(batch)
         states = self._states(table, window)
         target, negative = batch.target, batch.neg_item
-        hidden = batch.seen if self.candidates == 'unseen' else None
         if target is None:
             raise ValueError(
                 "'batch.target' is needed for the loss (got None); read the batch "
                 "with split='train'"
             )
+        kept = torch.ones_like(target, dtype=torch.bool)
         if target.numel() == batch.batch_size:
             states = self._last(states, window)
         elif target.numel() == batch.item.numel():
-            target = target[window.kept]
-            negative = None if negative is None else negative[window.kept]
-            if hidden is not None:
-                row, item = hidden
-                inside = window.kept[row]
-                hidden = (window.kept.cumsum(0) - 1)[row[inside]], item[inside]
+            kept = window.kept
+            target = target[kept]
+            negative = None if negative is None else negative[kept]
         else:
             raise ValueError(
                 "'batch.target' must have one entry an item or one a row (got "
                 f'{target.numel()} for {batch.item.numel()} items and '
                 f'{batch.batch_size} rows)'
             )
+        hidden = batch.seen_by(kept) if self.candidates == 'unseen' else None
         if self.objective == 'softmax':
             return table_cross_entropy(
                 states, table, target, self.chunk_size, hidden=hidden
