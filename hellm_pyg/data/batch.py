@@ -118,6 +118,16 @@ class SequenceBatch:
         )
         return target, self.item[end[target] - back]
 
+    def seen_by(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """:attr:`seen` of some of the targets, which count anew.
+
+        Args:
+            kept: Which targets are left, bool of shape :math:`[T]` or :math:`[B]`.
+        """
+        target, item = self.seen
+        inside = kept[target]
+        return (kept.cumsum(0) - 1)[target[inside]], item[inside]
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""
         return _to(self, device)

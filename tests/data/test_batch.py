@@ -27,6 +27,21 @@ def test_a_position_has_seen_its_row_up_to_itself(rows: list[list[int]]) -> None
     assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
 
 
+@given(rows=rows_of_items.filter(all), data=st.data())
+@settings(deadline=None)
+def test_targets_that_are_left_count_anew(
+    rows: list[list[int]], data: st.DataObject
+) -> None:
+    batch = batch_of(rows, every=True)
+    flags = st.lists(st.booleans(), min_size=batch.num_targets)
+    kept = torch.tensor(data.draw(flags)[: batch.num_targets])
+    target, item = batch.seen_by(kept)
+    histories = [row[: t + 1] for row in rows for t in range(len(row))]
+    left = [h for h, flag in zip(histories, kept.tolist(), strict=True) if flag]
+    expected = [(n, i) for n, history in enumerate(left) for i in history]
+    assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
+
+
 @given(rows=rows_of_items)
 @settings(deadline=None)
 def test_a_row_has_seen_all_its_items(rows: list[list[int]]) -> None:

@@ -320,6 +320,7 @@ def test_row_without_history():
         ({'history': 'val'}, r"'history' .* \(got 'val'\)"),
         ({'batch_size': 0}, r"'batch_size' .* \(got 0\)"),
         ({'num_neg': -1}, r"'num_neg' .* \(got -1\)"),
+        ({'num_neg': 10**9}, r"'num_neg' .* at most \d+, .* \(got 1000000000\)"),
         ({'seed': -1}, r"'seed' .* \(got -1\)"),
         ({'max_len': 3}, r"'max_len' needs to be at least 4 .*held-out.* \(got 3\)"),
         ({'max_len': 0, 'split': 'all'}, r"'max_len' .* least 1 \(got 0\)"),
@@ -388,6 +389,7 @@ def test_pairs_by_interaction_are_one_pass(histories, size):
     [
         ({'batch_size': 0}, r"'batch_size' .* \(got 0\)"),
         ({'num_neg': 0}, r"'num_neg' .* \(got 0\)"),
+        ({'num_neg': 10**9}, r"'num_neg' .* at most \d+, .* \(got 1000000000\)"),
         ({'sampling': 'item'}, r"'sampling' .* \(got 'item'\)"),
     ],
 )
