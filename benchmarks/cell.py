@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 import time
 import zlib
 from pathlib import Path
@@ -16,8 +15,8 @@ from torch import Tensor
 from benchmarks.table import Cell
 from hellm_pyg import experiment
 from hellm_pyg.assembly import build_data
-from hellm_pyg.checkpoint import load_json, save_json
-from hellm_pyg.config import Config, load_config, parse, to_dict
+from hellm_pyg.checkpoint import check_entries, load_json, save_json
+from hellm_pyg.config import Config, load_config, load_run_config, parse, to_dict
 from hellm_pyg.training.record import commit, peak_memory, versions
 
 LAST_RANK = 1000
@@ -26,7 +25,7 @@ LAST_RANK = 1000
 def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     """Trains a cell to its end, reads the test items, writes the result."""
     config = load_config(cell.recipe, cell.overrides)
-    train = experiment.pretrain if config.llm is None else experiment.finetune
+    train = getattr(experiment, phase(config))
     began = time.perf_counter()
     train(config, cell.run_dir)
     fitting = time.perf_counter() - began
@@ -36,10 +35,12 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
         result = experiment.evaluate_run(cell.run_dir, 'test', overrides)
         test[str(result.protocol)] = result.to_dict()
         ranks[str(result.protocol)] = compact(result.rank)
-    metrics = load_json(Path(cell.run_dir) / 'metrics.json')
+    metrics = load_json(Path(cell.run_dir) / 'metrics.json', dict)
     settings = metrics.pop('settings', {})
     # What was trained in parts has added them up.
-    training = metrics['seconds'] if 'curve' in metrics else fitting
+    added = 'curve' in metrics or config.ensemble is not None
+    training = metrics['seconds'] if added else fitting
+    training += sum(m['seconds'] for m in metrics.get('members', {}).values())
     evaluation = sum(result['seconds'] for result in test.values())
     device = torch.device(metrics.get('device', 'cpu'))
     save_json(
@@ -51,7 +52,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             'versions': versions(),
             'config': to_dict(config),
             'data_fingerprint': build_data(config.data)[0].fingerprint,
-            'backbone': config.llm and _label(config.llm.name),
+            'backbone': _backbone(config),
             'parameters': metrics.get('parameters', 0),
             'trained_parameters': settings.get('trained_parameters', 0),
             'seconds': {'training': training, 'evaluation': evaluation},
@@ -65,9 +66,16 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
 
 def command(cell: Cell, config: Config | None = None) -> str:
     """What trains the cell by itself."""
-    phase = 'finetune' if config is not None and config.llm is not None else 'pretrain'
+    name = 'pretrain' if config is None else phase(config)
     overrides = ' '.join(cell.overrides)
-    return f'hellm {phase} {cell.recipe} {overrides} --out {cell.run_dir}'
+    return f'hellm {name} {cell.recipe} {overrides} --out {cell.run_dir}'
+
+
+def phase(config: Config) -> str:
+    """The command, and the function of :mod:`hellm_pyg.experiment`, that trains it."""
+    if config.ensemble is not None:
+        return 'ensemble'
+    return 'pretrain' if config.llm is None else 'finetune'
 
 
 def compact(rank: Tensor) -> dict[str, str]:
@@ -84,11 +92,16 @@ def compact(rank: Tensor) -> dict[str, str]:
 
 
 def finished(cell: Cell, path: Path) -> bool:
-    """Whether the result is there, and of this very configuration."""
+    """Whether the result is there, and of this very configuration.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
     if not path.is_file():
         return False
-    result = json.loads(path.read_text())
+    result = load_json(path, dict)
     if 'config' not in result:
+        check_entries(path, result, {'recipe': str, 'overrides': list})
         wanted = (cell.recipe, cell.overrides)
         return (result['recipe'], result['overrides']) == wanted
     try:
@@ -98,12 +111,21 @@ def finished(cell: Cell, path: Path) -> bool:
     return _choices(found) == _choices(load_config(cell.recipe, cell.overrides))
 
 
-def _choices(config: Config) -> dict[str, Any]:
+def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """All values, and the members of an ensemble in their order."""
     train = dataclasses.replace(config.train, save_minutes=0.0)
-    return to_dict(dataclasses.replace(config, train=train))
+    members = [] if config.ensemble is None else list(config.ensemble.members)
+    return to_dict(dataclasses.replace(config, train=train)), members
 
 
-def _label(name: str) -> str:
+def _backbone(config: Config) -> str | None:
+    """The language model, which may be that of an ensemble's member."""
+    if config.ensemble is not None:
+        folders = config.ensemble.members.values()
+        found = [_backbone(load_run_config(Path(f) / 'config.yaml')) for f in folders]
+        return ', '.join(dict.fromkeys(name for name in found if name)) or None
+    if config.llm is None:
+        return None
     from hellm_pyg.llm import backbone_label
 
-    return backbone_label(name)
+    return backbone_label(config.llm.name)

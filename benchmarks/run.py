@@ -1,8 +1,10 @@
 """Runs a table of experiments: recipes with overrides x data sets x seeds.
 
-    python -m benchmarks.run benchmarks/paper/table1.yaml --data ../data
-    python -m benchmarks.run benchmarks/paper/table1.yaml --only 'beauty-sasrec*' --list
-    python -m benchmarks.run benchmarks/paper/table1.yaml --datasets toys --seeds 7 8
+    hellm benchmark benchmarks/paper/table1.yaml --data ../data
+    hellm benchmark benchmarks/paper/table1.yaml --only 'beauty-sasrec*' --list
+    hellm benchmark benchmarks/paper/table1.yaml --datasets toys --seeds 7 8
+
+``python -m benchmarks.run`` is the same.
 
 A table is a YAML file:
 
@@ -15,10 +17,12 @@ A table is a YAML file:
       sasrec: {recipe: sasrec}
       knn: {recipe: pretrain_best, grid: {data.knn: [1, 5, 10]}, datasets: [beauty]}
       hellm: {recipe: finetune_best, tables: {seq: sasrec}, seeds: [2024]}
+      both: {recipe: ensemble, members: {hellm: hellm, seq: sasrec}, seeds: [2024]}
 
 ``grid`` is run at every combination of its values. ``tables`` names the cells whose
-item tables a language model reads, of the same data set and seed. A recipe that the
-search has written to ``benchmarks/recipes`` goes before the packaged one of its name.
+item tables a language model reads, ``members`` those that an ensemble sums (the first
+with weight 1), of the same data set and seed. A recipe that the search has written to
+``benchmarks/recipes`` goes before the packaged one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        'benchmarks.run',
+        'hellm benchmark',
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

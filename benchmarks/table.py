@@ -12,7 +12,7 @@ import yaml
 
 RECIPES = Path(__file__).parent / 'recipes'
 TABLE_KEYS = {'datasets', 'seeds', 'protocols', 'overrides', 'runs', 'cells'}
-CELL_KEYS = {'recipe', 'overrides', 'grid', 'tables', 'datasets', 'seeds'}
+CELL_KEYS = {'recipe', 'overrides', 'grid', 'tables', 'members', 'datasets', 'seeds'}
 
 
 class Cell(NamedTuple):
@@ -49,18 +49,19 @@ def load_table(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If a key is unknown or missing, or a cell reads the item table of
-            one that is not there.
+            one that is not there, or has it as a member.
     """
     table = yaml.safe_load(path.read_text())
     _check(path.name, table, TABLE_KEYS, TABLE_KEYS - {'overrides', 'runs'})
     for name, cell in table['cells'].items():
         _check(f'{path.name}: {name}', cell, CELL_KEYS, {'recipe'})
-        for source in cell.get('tables', {}).values():
-            if source not in table['cells']:
-                raise ValueError(
-                    f"{path.name}: 'tables' of {name!r} needs names of cells (got "
-                    f'{source!r})'
-                )
+        for key in ('tables', 'members'):
+            for source in cell.get(key, {}).values():
+                if source not in table['cells']:
+                    raise ValueError(
+                        f"{path.name}: '{key}' of {name!r} needs names of cells (got "
+                        f'{source!r})'
+                    )
     return table
 
 
@@ -116,6 +117,10 @@ def _points(
     overrides += [*table.get('overrides', []), *cell.get('overrides', [])]
     for table_name, source in cell.get('tables', {}).items():
         overrides.append(f'llm.tables.{table_name}={runs}/{source}/{seed}')
+    if 'members' in cell:  # instead of the recipe's, and in this order
+        overrides.append('ensemble.members={}')
+    for member, source in cell.get('members', {}).items():
+        overrides.append(f'ensemble.members.{member}={runs}/{source}/{seed}')
     grid, recipe = cell.get('grid', {}), find_recipe(cell['recipe'])
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))

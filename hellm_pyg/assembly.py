@@ -24,7 +24,7 @@ from hellm_pyg.config import (
     nearest,
     parse,
 )
-from hellm_pyg.data.split import LATER
+from hellm_pyg.data.split import LATER, fold_in
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.keys import in_words_of
 
@@ -71,7 +71,15 @@ def resolve_paths(config: Config) -> Config:
         ValueError: If a path is missing or names a variable that is not set.
     """
     llm = None if config.llm is None else _resolve_llm(config.llm)
-    return dataclasses.replace(config, data=_resolve_data(config.data), llm=llm)
+    ensemble = config.ensemble
+    if ensemble is not None:
+        members = {
+            name: _expand(path, f'ensemble.members.{name}')
+            for name, path in ensemble.members.items()
+        }
+        ensemble = dataclasses.replace(ensemble, members=members)
+    data = _resolve_data(config.data)
+    return dataclasses.replace(config, data=data, llm=llm, ensemble=ensemble)
 
 
 def _resolve_data(data: DataConfig) -> DataConfig:
@@ -111,6 +119,22 @@ def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
     """
     dataset = load_dataset(config)
     return dataset[0], dataset.ids
+
+
+def training_data(config: Config, data: HeteroData) -> HeteroData:
+    """Returns what a run trains on, with the held-out items that ``train.split`` adds.
+
+    Args:
+        config: The experiment.
+        data: Its split interactions; left untouched.
+    """
+    match config.train.split:
+        case 'train':
+            return data
+        case 'train+val':
+            return fold_in(data, 'test')
+        case 'all':
+            return fold_in(data, 'all')
 
 
 @in_words_of(DataConfig, 'data', **KNN_KEYS)
@@ -203,9 +227,10 @@ def model_class(name: object) -> type[nn.Module]:
     known = {
         key: value
         for key, value in vars(models).items()
-        if inspect.isclass(value) and issubclass(value, nn.Module)
+        if inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and value not in (models.GraphRecommender, models.Ensemble)
     }
-    known.pop('GraphRecommender', None)
     if str(name) not in known:
         hint = f'; the nearest is {nearest(str(name), known)!r}' if name else ''
         raise ValueError(

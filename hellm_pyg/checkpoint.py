@@ -153,28 +153,70 @@ def save_json(path: str | Path, value: Any) -> None:
         temporary.write_text(text + '\n', encoding='utf-8')
 
 
-def load_json(path: str | Path, expected: type | None = None) -> Any:
+def load_json(
+    path: str | Path, expected: type | Mapping[str, Any] | None = None
+) -> Any:
     """Reads JSON.
 
     Args:
         path: The file.
-        expected: :obj:`dict` or :obj:`list`, what the file must hold; :obj:`None`
-            takes whatever is there.
+        expected: :obj:`dict` or :obj:`list`, what the file must hold; the entries
+            that it must hold, as of :func:`check_entries`; :obj:`None` takes
+            whatever is there.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged or holds something else.
     """
+    kind = dict if isinstance(expected, Mapping) else expected
     try:
         value = json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged or not JSON: {error}") from None
-    if expected is not None and not isinstance(value, expected):
+    if kind is not None and not isinstance(value, kind):
         raise ValueError(
-            f"'{path}' is damaged: it needs to hold a {expected.__name__} (got a "
+            f"'{path}' is damaged: it needs to hold a {kind.__name__} (got a "
             f'{type(value).__name__})'
         )
+    if isinstance(expected, Mapping):
+        check_entries(path, value, expected)
     return value
+
+
+def check_entries(
+    path: str | Path,
+    value: Mapping[str, Any],
+    kinds: Mapping[str, Any],
+    prefix: str = '',
+) -> None:
+    """Refuses the content of a JSON file if it lacks what it needs to hold.
+
+    Args:
+        path: The file, for the message.
+        value: Its content; further entries may be there.
+        kinds: Name to type (or union of types), or to the same of a nested mapping.
+        prefix: What stands before the names in the message.
+
+    Raises:
+        ValueError: If entries are missing (names all of them) or of another type.
+    """
+    lacks = [f"'{prefix}{name}'" for name in kinds if name not in value]
+    if lacks:
+        raise ValueError(
+            f"'{path}' is damaged or of another version: it lacks {', '.join(lacks)}; "
+            f'put the whole file back'
+        )
+    for name, kind in kinds.items():
+        nested, found = isinstance(kind, Mapping), value[name]
+        wanted = dict if nested else kind
+        if not isinstance(found, wanted):
+            raise ValueError(
+                f"'{path}' is damaged: '{prefix}{name}' needs to be of type "
+                f'{getattr(wanted, "__name__", wanted)} (got {found!r}); put the whole '
+                f'file back'
+            )
+        if nested:
+            check_entries(path, found, kind, f'{prefix}{name}.')
 
 
 def save_tensors(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+from torch.nn import ModuleList
 from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 
@@ -16,22 +18,42 @@ from hellm_pyg.assembly import (
     build_llm,
     build_loader,
     build_model,
-    check_catalogue,
     resolve_paths,
+    training_data,
 )
 from hellm_pyg.config import (
     Config,
+    EnsembleConfig,
     TrainConfig,
     load_run_config,
     save_config,
     to_dict,
 )
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
+from hellm_pyg.evaluation import Evaluation, Protocol, choose_weights, evaluate
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.run_folder import (
+    CONFIG,
+    IDS,
+    METRICS,
+    WEIGHTS,
+    changed_members,
+    check_data,
+    check_finished,
+    copy_members,
+    load_members,
+    load_model,
+    read_metrics,
+)
 
-CONFIG, IDS, WEIGHTS = 'config.yaml', 'ids.json', 'model.safetensors'
-METRICS, RESULTS, LLM_FOLDER = 'metrics.json', 'evaluation.json', 'model'
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hellm_pyg.evaluation import Choice
+
+RESULTS = 'evaluation.json'
+# What is not held out any more from a model that is trained on so much.
+TRAINED_ON = {'train': (), 'train+val': ('val',), 'all': ('val', 'test')}
 STATES = ('state', '.state.old')  # the second one while the first is swapped
 
 logger = logging.getLogger(__name__)
@@ -59,23 +81,18 @@ def pretrain(config: Config, run_dir: str | Path) -> dict[str, float]:
         run_dir: Folder of the run.
 
     Returns:
-        The best metrics on validation.
+        The best metrics on validation; none where its items are trained on.
 
     Raises:
         ValueError: If the configuration cannot be run, or the folder holds a run
             of another one.
     """
-    if config.llm is not None or not config.model:
-        raise ValueError(
-            "'pretrain' needs a recipe with a section 'model' and 'llm: null' (got "
-            f'{_phase(config)})'
-        )
+    _check_phase('pretrain', 'model', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
-    data, ids = build_data(config.data)
-    seed_everything(config.train.seed)
+    accelerator, data, ids = _prepare(config)
     model: Any = build_model(config, data)
-    _claim(run_dir, config)
-    return _train(config, run_dir, model, data, ids)
+    _claim(run_dir, config, accelerator.is_main_process)
+    return _train(config, run_dir, model, data, ids, accelerator)
 
 
 def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
@@ -90,32 +107,174 @@ def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
         run_dir: Folder of the run.
 
     Returns:
-        The best metrics on validation.
+        The best metrics on validation; none where its items are trained on.
 
     Raises:
         ValueError: If the configuration cannot be run, a table is of other data,
             or the folder holds a run of another configuration.
     """
-    if config.llm is None or config.model:
-        raise ValueError(
-            "'finetune' needs a recipe with a section 'llm' and 'model: {}' (got "
-            f'{_phase(config)})'
-        )
+    _check_phase('finetune', 'llm', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
-    data, ids = build_data(config.data)
-    seed_everything(config.train.seed)
+    accelerator, data, ids = _prepare(config)
     model = build_llm(config, data, ids)
-    _claim(run_dir, config)
-    return _train(config, run_dir, model, data, ids)
+    _claim(run_dir, config, accelerator.is_main_process)
+    return _train(config, run_dir, model, data, ids, accelerator)
 
 
-def _phase(config: Config) -> str:
-    model, llm = config.model.get('name'), config.llm and config.llm.name
-    return f'model.name={model}, llm.name={llm}'
+def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
+    """Combines finished runs, with weights that are chosen on validation.
+
+    The folder gets ``config.yaml``, ``metrics.json`` with the weights, ``ids.json``
+    and in ``members/`` copies of all that the model is loaded from: the runs
+    themselves may go. The same call in a finished folder changes nothing.
+
+    Args:
+        config: The experiment, with a section ``ensemble``.
+        run_dir: Folder of the run.
+
+    Returns:
+        The metrics on validation.
+
+    Raises:
+        ValueError: If a member cannot be loaded or is of other data, a score is not
+            finite, or the folder holds a run of another configuration.
+    """
+    _check_phase('ensemble', 'ensemble', config)
+    run_dir, config = Path(run_dir), resolve_paths(config)
+    assert config.ensemble is not None
+    if config.train.split != 'train':
+        raise ValueError(
+            f"'train.split' needs to be 'train' for an ensemble, of which only the "
+            f'weights are chosen (got {config.train.split!r})'
+        )
+    folders = config.ensemble.members
+    if (run_dir / METRICS).is_file():
+        _claim(run_dir, config, main=False)
+        logger.info('%s: finished before, nothing is done', run_dir)
+        for name in changed_members(folders, run_dir):
+            logger.warning(
+                "%s: '%s' has been trained anew since; choose another folder, or "
+                'remove this one, to combine what it is now',
+                run_dir,
+                name,
+            )
+        return dict(read_metrics(run_dir)['metrics'])
+    accelerator, data, ids = _prepare(config)
+    members = load_members(folders, config, data, ids)
+    _claim(run_dir, config, accelerator.is_main_process)
+    models = ModuleList(members.values())
+    with in_words_of(EnsembleConfig, 'ensemble', metric='train.metric'):
+        choice = choose_weights(
+            members,
+            data,
+            config.ensemble.grid,
+            config.train.metric,
+            config.eval.ks,
+            Protocol(config.eval.history, config.eval.mask),
+            config.eval.batch_size,
+            max_len=config.train.max_len,
+            shard=_share(models, accelerator),
+            progress=accelerator.is_main_process,
+        )
+    if accelerator.is_main_process:
+        copy_members(folders, run_dir)
+        ids.save(run_dir / IDS)
+        found = _summary(config, choice, members, data, accelerator)
+        checkpoint.save_json(run_dir / METRICS, found)
+    accelerator.wait_for_everyone()
+    return choice.chosen.metrics
+
+
+def _summary(
+    config: Config,
+    choice: Choice,
+    members: Mapping[str, Any],
+    data: HeteroData,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """The content of ``metrics.json`` of an ensemble."""
+    from hellm_pyg.training.record import commit, peak_memory, versions
+
+    assert config.ensemble is not None
+    own = {}
+    for name, folder in config.ensemble.members.items():
+        metrics = read_metrics(Path(folder))
+        own[name] = {
+            'folder': folder,
+            'metrics': choice.alone[name].metrics,
+            'parameters': sum(p.numel() for p in members[name].parameters()),
+            'trained_parameters': metrics['settings'].get('trained_parameters', 0),
+            'seconds': metrics.get('seconds', 0.0),
+        }
+    sections, chosen = to_dict(config), choice.chosen.to_dict()
+    return {
+        'metrics': chosen['metrics'],
+        'protocol': {key: chosen[key] for key in ('split', 'history', 'mask')},
+        'selection': config.train.metric,
+        'weights': choice.weights,
+        'members': own,
+        'tried': {
+            ', '.join(
+                f'{name}={w}' for name, w in zip(members, weights, strict=True)
+            ): v
+            for weights, v in choice.tried.items()
+        },
+        'seconds': chosen['seconds'],
+        'peak_memory_bytes': peak_memory(accelerator.device),
+        'device': str(accelerator.device),
+        'threads': torch.get_num_threads(),
+        'parameters': sum(one['parameters'] for one in own.values()),
+        'seed': config.train.seed,
+        'versions': versions(),
+        'commit': commit(),
+        'settings': {
+            **{key: sections[key] for key in ('ensemble', 'eval')},
+            'train': {key: sections['train'][key] for key in ('max_len', 'metric')},
+            'data': data.fingerprint,
+            'class': 'Ensemble',
+            'trained_parameters': sum(m['trained_parameters'] for m in own.values()),
+            'processes': accelerator.num_processes,
+        },
+    }
+
+
+def _check_phase(command: str, section: str, config: Config) -> None:
+    given = {
+        'model': config.model.get('name') if config.model else None,
+        'llm': config.llm and config.llm.name,
+        'ensemble': config.ensemble and list(config.ensemble.members),
+    }
+    if [name for name in given if getattr(config, name)] != [section]:
+        others = ', '.join(
+            f"'{name}: {{}}'" if name == 'model' else f"'{name}: null'"
+            for name in given
+            if name != section
+        )
+        values = ', '.join(f'{name}={value}' for name, value in given.items())
+        raise ValueError(
+            f"'{command}' needs a recipe with a section '{section}', {others} (got "
+            f'{values})'
+        )
+
+
+def _prepare(config: Config) -> tuple[Accelerator, HeteroData, IdMap]:
+    """The processes, and what they train on, which the first of them prepares."""
+    from hellm_pyg.training.processes import main_first, make_accelerator
+
+    accelerator = make_accelerator()
+    with main_first(accelerator):
+        data, ids = build_data(config.data)
+    seed_everything(config.train.seed)
+    return accelerator, training_data(config, data), ids
 
 
 def _train(
-    config: Config, run_dir: Path, model: Any, data: HeteroData, ids: IdMap
+    config: Config,
+    run_dir: Path,
+    model: Any,
+    data: HeteroData,
+    ids: IdMap,
+    accelerator: Accelerator,
 ) -> dict[str, float]:
     from hellm_pyg.training import Trainer
 
@@ -124,18 +283,33 @@ def _train(
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
         with in_words_of(TrainConfig, 'train'):
             trainer = Trainer(
-                model, data, loader, config.train, run_dir, config.eval, ids, settings
+                model,
+                data,
+                loader,
+                config.train,
+                run_dir,
+                config.eval,
+                ids,
+                settings,
+                accelerator=accelerator,
             )
         return trainer.fit()
     model.fit(data)
-    result = _evaluate(config, model, data, 'val')
-    checkpoint.save_tensors(run_dir / WEIGHTS, model.state_dict())
-    checkpoint.save_json(run_dir / METRICS, result.to_dict())
-    ids.save(run_dir / IDS)
-    return result.metrics
+    found: dict[str, Any] = {'metrics': {}}
+    if config.train.split == 'train':
+        found = _evaluate(config, model, data, 'val', accelerator).to_dict()
+    if accelerator.is_main_process:
+        checkpoint.save_tensors(run_dir / WEIGHTS, model.state_dict())
+        checkpoint.save_json(run_dir / METRICS, found)
+        ids.save(run_dir / IDS)
+    accelerator.wait_for_everyone()
+    return found['metrics']
 
 
-def _evaluate(config: Config, model: Any, data: HeteroData, split: Any) -> Evaluation:
+def _evaluate(
+    config: Config, model: Any, data: HeteroData, split: Any, accelerator: Accelerator
+) -> Evaluation:
+    """Ranks the users; processes share them, unless the model is one that counts."""
     protocol = Protocol(config.eval.history, config.eval.mask)
     return evaluate(
         model,
@@ -145,8 +319,17 @@ def _evaluate(config: Config, model: Any, data: HeteroData, split: Any) -> Evalu
         protocol,
         config.eval.batch_size,
         max_len=config.train.max_len,
-        progress=True,
+        shard=_share(model, accelerator),
+        progress=accelerator.is_main_process,
     )
+
+
+def _share(model: torch.nn.Module, accelerator: Accelerator) -> tuple[int, int]:
+    """Moves a model to its device; the share of users that this process ranks."""
+    if next(model.parameters(), None) is None:
+        return 0, 1
+    model.to(accelerator.device)
+    return accelerator.process_index, accelerator.num_processes
 
 
 def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
@@ -162,37 +345,11 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
             the model was trained on.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / CONFIG).is_file():
-        raise ValueError(f"'run' needs to be the folder of a run (got '{run_dir}')")
+    check_finished(run_dir)
     config = load_run_config(run_dir / CONFIG, overrides)
-    if not (run_dir / METRICS).is_file():
-        raise ValueError(
-            f"'run' needs to be the folder of a finished run (got '{run_dir}', which "
-            f'is not trained to its end: the command that began it goes on)'
-        )
     data, ids = build_data(config.data)
-    check_catalogue(run_dir, ids)
-    settings = checkpoint.load_json(run_dir / METRICS, dict).get('settings') or {}
-    trained_on = settings.get('data')
-    if trained_on not in (None, data.fingerprint):
-        logger.warning(
-            '%s: the interactions or features have changed since it was trained; its '
-            'users and items are the same',
-            run_dir,
-        )
-    model: Any
-    if config.llm is None:
-        model = build_model(config, data)
-        if build_loader(config, data, model) is None:
-            model.fit(data)  # gives what it counts the right shape
-        state = checkpoint.load_tensors(run_dir / WEIGHTS, model.state_dict())
-        model.load_state_dict(state)
-    else:
-        from hellm_pyg.llm.recommender import LLMRecommender
-
-        model = LLMRecommender.from_pretrained(
-            run_dir / LLM_FOLDER, fingerprint=ids.fingerprint
-        )
+    check_data(run_dir, data, ids)
+    model = load_model(run_dir, config, data, ids)
     return Run(run_dir, config, data, ids, model.eval())
 
 
@@ -210,32 +367,49 @@ def evaluate_run(
         overrides: Changes of the configuration, as ``eval.mask=none``.
 
     Raises:
-        ValueError: See :func:`load_run`.
+        ValueError: See :func:`load_run`, and if the items of the split were trained on.
     """
-    run = load_run(run_dir, overrides)
-    result = _evaluate(run.config, run.model, run.data, split)
-    path = run.folder / RESULTS
+    from hellm_pyg.training.processes import main_first, make_accelerator
+
+    accelerator = make_accelerator()
+    with main_first(accelerator):
+        run = load_run(run_dir, overrides)
+    if split in TRAINED_ON[run.config.train.split]:
+        raise ValueError(
+            f"'split' needs items that were not trained on (got {split!r} for "
+            f"'{run.folder}', which has train.split={run.config.train.split!r})"
+        )
+    result = _evaluate(run.config, run.model, run.data, split, accelerator)
+    if accelerator.is_main_process:
+        _keep(run.folder, split, result)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def _keep(folder: Path, split: str, result: Evaluation) -> None:
+    path = folder / RESULTS
     results = checkpoint.load_json(path, dict) if path.is_file() else {}
     results[f'{split}, {result.protocol}'] = result.to_dict()
     checkpoint.save_json(path, results)
     name = f'ranks-{split}-{result.protocol.history}-{result.protocol.mask}.safetensors'
     ranks = {'rank': result.rank, 'user': result.user}
-    checkpoint.save_tensors(run.folder / name, ranks)
-    return result
+    checkpoint.save_tensors(folder / name, ranks)
 
 
-def _claim(run_dir: Path, config: Config) -> None:
+def _claim(run_dir: Path, config: Config, main: bool) -> None:
     """Writes the configuration into a run folder, or checks that it is the same.
 
     A folder without any state, of a run that failed at once, is there to be used.
+    Of several processes the main one writes.
     """
     path = run_dir / CONFIG
     begun = any((run_dir / name).exists() for name in (*STATES, METRICS))
     if not (path.is_file() and begun):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, path)
+        if main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            save_config(config, path)
         return
-    old, new = _flat(to_dict(load_run_config(path))), _flat(to_dict(config))
+    old, new = _choices(load_run_config(path)), _choices(config)
     for key in sorted({*old, *new} - {'train.save_minutes'}):
         if old.get(key) != new.get(key):
             raise ValueError(
@@ -243,6 +417,14 @@ def _claim(run_dir: Path, config: Config) -> None:
                 f'{old.get(key)!r} there (got {new.get(key)!r}); choose another folder '
                 f'or remove this one'
             )
+
+
+def _choices(config: Config) -> dict[str, Any]:
+    """All keys and values, and of an ensemble which member is the first."""
+    flat = _flat(to_dict(config))
+    if config.ensemble is not None:
+        flat['ensemble.members'] = list(config.ensemble.members)
+    return flat
 
 
 def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 def in_words_of(section: type, prefix: str, **other: str) -> Iterator[None]:
     """Lets a :obj:`ValueError` name the key of the recipe that it is about.
 
-    Errors begin with the name of an argument in quotes; who wrote a recipe knows it
-    by the section that it stands in: ``'knn'`` is ``'data.knn'`` there.
+    Who wrote a recipe knows an argument by the section that it stands in: ``'knn'``
+    is ``'data.knn'`` there. See :func:`reworded`.
 
     Args:
         section: Dataclass or class whose arguments are keys of a recipe.
@@ -25,7 +25,27 @@ def in_words_of(section: type, prefix: str, **other: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        text = re.sub(
-            r"^'(\w+)'", lambda name: f"'{keys.get(name[1], name[1])}'", str(error)
-        )
-        raise ValueError(text) from error
+        raise ValueError(reworded(str(error), keys)) from error
+
+
+def reworded(text: str, keys: Mapping[str, str]) -> str:
+    """An error in the words of who has typed keys, or options, for arguments.
+
+    Errors begin with the names of the arguments that they are about, in quotes, and
+    some propose a value: ``bad_rows='drop'`` is ``data.bad_rows=drop`` in a recipe
+    and ``--bad-rows=drop`` on the command line.
+
+    Args:
+        text: The error.
+        keys: Argument to key.
+    """
+
+    def name(match: re.Match[str]) -> str:
+        return f"'{keys.get(match[1], match[1])}'"
+
+    def value(match: re.Match[str]) -> str:
+        return f'{keys[match[1]]}={match[2]}' if match[1] in keys else match[0]
+
+    about = r"^'\w+'((,| and) '\w+')*"
+    text = re.sub(about, lambda names: re.sub(r"'(\w+)'", name, names[0]), text)
+    return re.sub(r"(?<![\w.])(\w+)='(\S+?)'", value, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,25 @@ from hellm_pyg.assembly import (
     checked_arguments,
     table_width,
 )
-from hellm_pyg.config import Config, LLMConfig, TrainConfig
+from hellm_pyg.checkpoint import load_json
+from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config, parse
 
 # Where the data are not read: what shops and review sites have on average, and the
 # width of BERT's features.
 INTERACTIONS_PER_USER = 10
 FEATURE_WIDTH = 768
 EMBEDDING_WIDTH = 64
+# What a member of an ensemble holds, and what all members share.
+HELD = (
+    'parameters',
+    'backbone',
+    'LoRA',
+    'prefix',
+    'projector',
+    'item head',
+    'item tables',
+)
+SHARED = ('graphs', 'features')
 # Tokens around the items; the default instruction has 50 to 60.
 PROMPT_TOKENS = 64
 # Scores that live at once (see ItemHead), with their gradient.
@@ -114,7 +125,7 @@ def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
         if not path.is_file():
             path = _hub_config(name)
         try:
-            shape = BackboneShape.from_dict(json.loads(path.read_text()))
+            shape = BackboneShape.from_dict(load_json(path, dict))
         except KeyError as error:
             raise ValueError(
                 f"'llm.name' needs a LLaMA-like model: its configuration lacks {error} "
@@ -185,7 +196,7 @@ class DataSizes:
 def estimate_run(
     config: Config, users: int | None = None, items: int | None = None
 ) -> dict[str, int]:
-    """Estimates the memory of training, in bytes by part.
+    """Estimates the memory of training, in bytes by part; of an ensemble, of ranking.
 
     Weights, gradients and optimiser states are exact, activations an upper bound.
 
@@ -198,7 +209,38 @@ def estimate_run(
         ValueError: If the configuration cannot be run.
     """
     sizes = DataSizes.of(config, users, items)
+    if config.ensemble is not None:
+        return _ensemble(config, sizes)
     return (_phase_one if config.llm is None else _phase_two)(config, sizes)
+
+
+def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
+    """What the members hold when they rank, beside their activations."""
+    assert config.ensemble is not None
+    rows: dict[str, int] = {}
+    for name, folder in config.ensemble.members.items():
+        path = Path(os.path.expandvars(folder)) / 'config.yaml'
+        if not path.is_file():
+            raise ValueError(
+                f"'ensemble.members.{name}' needs to be the folder of a run, which "
+                f"says what it holds (got '{path.parent}', without '{path.name}'): "
+                f'train it first'
+            )
+        own = load_run_config(path)
+        if own.ensemble is not None:
+            raise ValueError(
+                f"'ensemble.members.{name}' needs to be a run that is no ensemble "
+                f"itself (got '{path.parent}')"
+            )
+        found = (_phase_one if own.llm is None else _phase_two)(own, sizes)
+        rows[name] = sum(found.get(part, 0) for part in HELD)
+        for part in SHARED:
+            if part in found:
+                rows[part] = max(found[part], rows.get(part, 0))
+    # Of every member as it comes and standardised, and two sums.
+    number = 2 * len(config.ensemble.members) + 2
+    scores = 4 * number * config.eval.batch_size * sizes.num_items
+    return {**rows, 'scores of a validation batch': scores}
 
 
 def _count(module: nn.Module | None) -> int:
@@ -324,14 +366,18 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
 
 def lora_parameters(llm: LLMConfig, shape: BackboneShape) -> int:
     """Returns the number of LoRA's weights."""
-    rank = int((llm.lora or {}).get('r', 8))
+    rank = parse((llm.lora or {}).get('r', 8), int, 'llm.lora.r', 'LoraConfig')
+    if rank < 1:
+        raise ValueError(f"'llm.lora.r' needs to be at least 1 (got {rank})")
     return shape.num_layers * sum(rank * (a + b) for a, b in _targets(llm, shape))
 
 
 def _targets(llm: LLMConfig, shape: BackboneShape) -> list[tuple[int, int]]:
     if llm.lora is None:
         return []
-    names = llm.lora.get('target_modules') or ['q_proj', 'v_proj']
+    given, key = llm.lora.get('target_modules'), 'llm.lora.target_modules'
+    names = parse(given, list[str] | str | None, key, 'LoraConfig')
+    names = names or ['q_proj', 'v_proj']
     maps = shape.maps
     return [maps[name] for name in maps if names == 'all-linear' or name in names]
 

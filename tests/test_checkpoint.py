@@ -159,6 +159,25 @@ def test_json(tmp_path: Path) -> None:
         load_json(tmp_path / 'x.json')
 
 
+def test_entries_of_json(tmp_path: Path) -> None:
+    path = tmp_path / 'x.json'
+    kinds = {'a': int, 'b': {'c': str | None, 'd': list}}
+    value = {'a': 1, 'b': {'c': None, 'd': [], 'more': 0}, 'more': 0}
+    save_json(path, value)
+    assert load_json(path, kinds) == value
+    for other, message in (
+        ({}, "lacks 'a', 'b';"),
+        ({**value, 'b': {}}, r"lacks 'b\.c', 'b\.d'"),
+        ({**value, 'a': '1'}, r"'a' needs to be of type int \(got '1'\)"),
+        ({**value, 'b': [2]}, r"'b' needs to be of type dict \(got \[2\]\)"),
+        ({**value, 'b': {'c': 3, 'd': []}}, r"'b\.c' .* str \| None \(got 3\)"),
+        ([], r'dict \(got a list'),
+    ):
+        save_json(path, other)
+        with pytest.raises(ValueError, match=rf"x\.json' is damaged.*{message}"):
+            load_json(path, kinds)
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool]
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hellm_pyg.config import (
     Config,
     DataConfig,
+    EnsembleConfig,
     EvalConfig,
     LLMConfig,
     TrainConfig,
@@ -159,6 +160,11 @@ def test_wrong_type_names_key_value_and_expectation(
         'train.clip=-1',
         'train.clip=0',
         'train.seed=-1',
+        'train.seed=4294967296',
+        'train.batch_tokens=0',
+        'ensemble.grid=[]',
+        'ensemble.grid=[0, -0.1]',
+        'ensemble.grid=[.nan]',
         'train.min_lr=-1',
     ],
 )
@@ -215,7 +221,7 @@ def test_a_cut_configuration_of_a_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r'config\.yaml|needs to be'):
             load_run_config(path)
     raw = yaml.safe_load(whole)
-    del raw['data']['min_length'], raw['llm']['candidates']
+    del raw['data']['min_length'], raw['llm']['candidates'], raw['ensemble']
     path.write_text(yaml.dump(raw))
     assert load_run_config(path) == config
 
@@ -245,6 +251,12 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
         prefix=st.none() | st.dictionaries(names, plain, max_size=3),
         instruction=st.none() | st.just('### A:\n\n"b": c\n'),
     ),
+    ensemble=st.none()
+    | st.builds(
+        EnsembleConfig,
+        members=st.dictionaries(names, names, max_size=3),
+        grid=st.lists(st.floats(0, 9), min_size=1).map(tuple),
+    ),
     train=st.builds(
         TrainConfig,
         lr=st.floats(0, 1),
@@ -260,10 +272,11 @@ def test_round_trip(
     data: DataConfig,
     model: dict[str, Any],
     llm: LLMConfig | None,
+    ensemble: EnsembleConfig | None,
     train: TrainConfig,
     evaluation: EvalConfig,
 ) -> None:
-    config = Config(data, model, llm, train, evaluation)
+    config = Config(data, model, llm, ensemble, train, evaluation)
     path = tmp_path_factory.getbasetemp() / 'config.yaml'
     save_config(config, path)
     assert load_config(path) == config
@@ -273,12 +286,20 @@ def test_round_trip(
 def test_recipes_name_every_field(name: str) -> None:
     raw = yaml.safe_load(recipes()[name].read_text())
     assert set(raw.pop('datasets')) == set(DATASETS)
-    config = to_dict(Config(llm=None if raw['llm'] is None else LLMConfig()))
+    llm = None if raw['llm'] is None else LLMConfig()
+    ensemble = EnsembleConfig() if 'ensemble' in raw else None
+    config = to_dict(Config(llm=llm, ensemble=ensemble))
+    if ensemble is None:
+        del config['ensemble']
+    else:  # nothing is trained
+        assert set(raw.pop('train')) == {'max_len', 'metric', 'seed'}
+        del config['train']
     for section, keys in config.items():
         assert section in raw
         if isinstance(keys, dict) and section != 'model':
             assert set(raw[section]) == set(keys), section
-    assert bool(raw['model']) != bool(raw['llm'])
+    given = [name for name in ('model', 'llm', 'ensemble') if raw.get(name)]
+    assert len(given) == 1
 
 
 @pytest.mark.parametrize('dataset', DATASETS)
@@ -295,6 +316,9 @@ def test_recipes_load_for_every_dataset(name: str, dataset: str) -> None:
         tables = [t for t in config.llm.tables.values() if ':' not in t]
         assert tables
         assert all(table.startswith(f'runs/{dataset}/') for table in tables)
+    if config.ensemble is not None:
+        folders = config.ensemble.members.values()
+        assert all(folder.startswith(f'runs/{dataset}/') for folder in folders)
 
 
 @pytest.mark.parametrize(

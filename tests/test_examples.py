@@ -1,11 +1,26 @@
 """Every example runs as a user would run it."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
+import torch
+
+from hellm_pyg import experiment
+from hellm_pyg.config import load_config
+from hellm_pyg.datasets import FakeRecDataset
+from hellm_pyg.llm import LLMRecommender
+from hellm_pyg.recommendation import recommend
+from hellm_pyg.transforms import LeaveOneOut
+from tests.shop import write_shop
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,6 +74,98 @@ def test_recommend_speaks_original_ids(finetuned):
     assert [line.split('.')[0] for line in lines[1:6]] == ['1', '2', '3', '4', '5']
     assert all('of cluster' in line for line in lines[1:6])
     assert len(lines) == 12
+
+
+@pytest.fixture(scope='module')
+def server(finetuned):
+    """The address of a server, and the model that it serves."""
+    folder = finetuned[0] / 'hellm' / 'saved'
+    script = str(ROOT / 'examples' / 'serve.py')
+    process = subprocess.Popen(
+        [sys.executable, script, '--model', str(folder), '--port', '0'],
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = re.search(r'http://[\d.:]+', process.stdout.readline())
+        assert said, process.communicate()[1][-2000:]
+        yield said[0], LLMRecommender.from_pretrained(folder)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _post(url, request):
+    body = request if isinstance(request, bytes) else json.dumps(request).encode()
+    try:
+        with urlopen(url, body, timeout=60) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_serve_answers_at_once_what_recommend_does(server):
+    url, model = server
+    ids = model.ids
+    requests = []
+    for number in range(12):
+        torch.manual_seed(number)
+        history = ids.item_id(torch.randint(ids.num_items, (1 + 2 * number,)))
+        requests.append({'history': history, 'k': 1 + number})
+    with ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda request: _post(url, request), requests))
+    data = FakeRecDataset(ids.num_users, ids.num_items, pre_transform=LeaveOneOut())[0]
+    for request, (status, answer) in zip(requests, answers, strict=True):
+        assert status == 200
+        history, k = request['history'], request['k']
+        left = ids.num_items - len(set(history))
+        rows = recommend(model, data, ids, histories=[history], k=left)
+        expected = {row.item: (row.title, row.score) for row in rows}
+        # Requests are padded to the longest that waits; in bf16 that shows, a little.
+        near = partial(pytest.approx, abs=0.03)
+        items = answer['items']
+        assert [row['score'] for row in items] == near([row.score for row in rows[:k]])
+        assert len({row['item'] for row in items}) == k
+        for row in items:
+            title, score = expected[row['item']]
+            assert (row['title'], row['score']) == (title, near(score))
+
+
+def test_serve_says_what_is_wrong(server):
+    url, model = server
+    item = model.ids.item_id(0)
+    for request, reason in [
+        ({'history': [item, 'no such item']}, "unknown item id 'no such item'"),
+        ({'history': [item], 'k': 0}, r"'k' needs to be from 1 to 120 \(got 0\)"),
+        ({'history': []}, "'history' needs at least one item"),
+        ({'history': item}, 'needs the form'),
+        ([item], 'needs the form'),
+        (b'{"history": [', 'Expecting value'),
+    ]:
+        status, answer = _post(url, request)
+        assert status == 400
+        assert re.search(reason, answer['error'])
+    status, answer = _post(url, {'history': [item], 'k': 120})
+    assert status == 200
+    assert len(answer['items']) == 119  # all but the history
+
+
+def test_serve_takes_the_folder_of_a_run(tmp_path):
+    overrides = [*write_shop(tmp_path), 'model.embedding_dim=8']
+    experiment.pretrain(load_config('pretrain_best', overrides), tmp_path / 'run')
+    output = _run('serve.py', '--model', str(tmp_path / 'run'), '--measure', '5')
+    assert output.startswith('5 requests of 1 clients, 24 items')
+
+
+def test_serve_measures_itself():
+    output = _run('serve.py', '--measure', '40', '--clients', '4')
+    assert output.startswith('40 requests of 4 clients, 120 items')
+    median, most, rate, size = map(float, re.findall(r'\d+\.\d', output))
+    assert 0 < median <= most
+    assert rate > 0
+    assert 1 <= size <= 4
 
 
 def test_own_data_goes_from_tables_and_pictures_to_own_ids(tmp_path):

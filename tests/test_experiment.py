@@ -9,6 +9,7 @@ import torch
 from hellm_pyg import checkpoint, experiment
 from hellm_pyg.assembly import resolve_paths
 from hellm_pyg.config import Config, load_config, save_config
+from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.recommendation import recommend
 from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
@@ -92,6 +93,40 @@ def test_floors_need_no_training(tmp_path: Path, name: str) -> None:
     assert found == pytest.approx(metrics)
 
 
+@pytest.mark.parametrize('split', ['train+val', 'all'])
+def test_training_on_held_out_items(tmp_path: Path, split: str) -> None:
+    config = shop_config(
+        tmp_path, 'sasrec', 'model.name=Popularity', f'train.split={split}'
+    )
+    assert experiment.pretrain(config, tmp_path / 'run') == {}
+    run = experiment.load_run(tmp_path / 'run')
+    every = history_edges(run.data, 'all').item.bincount(minlength=NUM_ITEMS)
+    held_out = run.data['user'].test_item
+    if split == 'train+val':
+        every -= held_out[held_out >= 0].bincount(minlength=NUM_ITEMS)
+    assert torch.equal(run.model.encode(run.data), every.float())
+    with pytest.raises(ValueError, match=r"'split' needs items .*got 'val' for .*run'"):
+        experiment.evaluate_run(tmp_path / 'run', 'val')
+    if split == 'all':
+        with pytest.raises(ValueError, match=r"got 'test' .*train.split='all'"):
+            experiment.evaluate_run(tmp_path / 'run')
+    else:
+        experiment.evaluate_run(tmp_path / 'run')
+
+
+def test_training_on_validation_items_goes_to_its_end(tmp_path: Path) -> None:
+    overrides = [*SMALL, 'train.patience=1', 'train.epochs=3']
+    run_dir = tmp_path / 'run'
+    config = shop_config(tmp_path, 'sasrec', *overrides, 'train.split=train+val')
+    assert experiment.pretrain(config, run_dir) == {}
+    metrics = json.loads((run_dir / 'metrics.json').read_text())
+    assert [record['metrics'] for record in metrics['curve']] == [None] * 3
+    assert metrics['best_epoch'] == 3
+    run = experiment.load_run(run_dir)
+    row, *_ = recommend(run.model, run.data, run.ids, ['u01'], k=1)
+    assert row.user == 'u01'
+
+
 def test_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
     config = shop_config(tmp_path, 'sasrec', *SMALL)
     first = experiment.pretrain(config, tmp_path / 'run')
@@ -111,7 +146,7 @@ def test_phases_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_folders_without_a_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'run' needs to be the folder of a run"):
+    with pytest.raises(ValueError, match=r"'run' needs .* of a run .*'config\.yaml'"):
         experiment.load_run(tmp_path)
     save_config(Config(), tmp_path / 'config.yaml')
     with pytest.raises(ValueError, match='not trained to its end'):
@@ -133,6 +168,13 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
         (run / name).write_text('[]')
         with pytest.raises(ValueError, match=rf"{name}' is damaged.*got a list"):
             experiment.evaluate_run(run)
+    for content, message in (
+        ('{}', "lacks 'metrics'"),
+        ('{"metrics": {}, "settings": [1]}', r"'settings' .* dict \(got \[1\]\)"),
+    ):
+        (run / 'metrics.json').write_text(content)
+        with pytest.raises(ValueError, match=rf"metrics\.json' is damaged.*{message}"):
+            experiment.load_run(run)
 
 
 def test_run_of_other_data_is_refused(tmp_path: Path) -> None:

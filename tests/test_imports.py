@@ -37,7 +37,11 @@ RULES = {
         'hellm_pyg.datasets.tables',
         'hellm_pyg.checkpoint',
     },
-    'hellm_pyg.evaluation': {'hellm_pyg.evaluation', 'hellm_pyg.data'},
+    'hellm_pyg.evaluation': {
+        'hellm_pyg.evaluation',
+        'hellm_pyg.data',
+        'hellm_pyg.nn.standardize',
+    },
     'hellm_pyg.training': {
         'hellm_pyg.training',
         'hellm_pyg.evaluation',

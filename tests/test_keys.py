@@ -13,10 +13,17 @@ from hellm_pyg.keys import in_words_of
     [
         ("'user' names a column", "'data.user' names a column"),
         ("'k' needs to be lower", "'data.knn' needs to be lower"),
-        # Only the argument that an error is about, and only arguments.
+        # Only the arguments that an error is about, and only arguments.
         ("'/log.csv': column 'user' is bad", "'/log.csv': column 'user' is bad"),
-        ("'user' and 'item' differ", "'data.user' and 'item' differ"),
+        ("'user' and 'item' differ", "'data.user' and 'data.item' differ"),
+        (
+            "'k', 'x' and 'item' need 'user'",
+            "'data.knn', 'x' and 'data.item' need 'user'",
+        ),
         ("'data.user' is named", "'data.user' is named"),
+        ("leave it out: bad_rows='drop'", 'leave it out: data.bad_rows=drop'),
+        ("as data.bad_rows='drop'", "as data.bad_rows='drop'"),
+        ("in order='up' (got user=None)", "in order='up' (got user=None)"),
         ("'other' is unknown", "'other' is unknown"),
         ('no row', 'no row'),
     ],

@@ -166,6 +166,9 @@ def test_backbones_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / 'config.json').write_text('{"model_type": "other"}')
     with pytest.raises(ValueError, match='LLaMA-like'):
         backbone_shape(str(folder))
+    (folder / 'config.json').write_text('[]')
+    with pytest.raises(ValueError, match=r"config\.json' is damaged.*got a list"):
+        backbone_shape(str(folder))
 
 
 def test_unread_data_say_what_to_set(
@@ -191,6 +194,11 @@ def test_unread_data_say_what_to_set(
         ('llm.train_tables=[picture]', "'llm.train_tables' .*got 'picture'"),
         ('llm.prefix.embedding=picture', "'llm.prefix.embedding' .*got 'picture'"),
         ('llm.prefix.rnak=3', "'llm.prefix.rnak' of GraphPrefix"),
+        ('llm.lora.r=abc', r"'llm.lora.r' .* an integer \(got 'abc'\)"),
+        ('llm.lora.r=null', r"'llm.lora.r' .* an integer \(got None\)"),
+        ('llm.lora.r=[4]', r"'llm.lora.r' .* an integer \(got \[4\]\)"),
+        ('llm.lora.r=0', r"'llm.lora.r' .* at least 1 \(got 0\)"),
+        ('llm.lora.target_modules=3', r"'llm.lora.target_modules' .*\(got 3\)"),
     ],
 )
 def test_parts_that_do_not_fit(override: str, message: str) -> None:

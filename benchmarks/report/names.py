@@ -34,6 +34,7 @@ FAMILIES = {
     'llara*': 'language model',
     'e4srec*': 'language model',
     'hellm*': 'language model',
+    'ensemble*': 'ensemble',
 }
 PEER, OTHER = 'other library', 'other'
 ORDER = (*dict.fromkeys(FAMILIES.values()), PEER, OTHER)
@@ -55,6 +56,7 @@ LABELS = {
     'llara': 'LLaRA',
     'e4srec': 'E4SRec',
     'hellm': 'HeLLM',
+    'ensemble': 'Ensemble',
     'rectoolssasrec': 'RecTools SASRec',
     'implicitals': 'implicit ALS',
     'implicitbpr': 'implicit BPR',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hellm_pyg.cli.application import app
+from hellm_pyg.cli.application import Command, app
 from hellm_pyg.cli.checks import doctor
 from hellm_pyg.cli.evaluation import evaluate
 from hellm_pyg.cli.features import features
@@ -11,18 +11,20 @@ from hellm_pyg.cli.prepare_amazon import prepare_amazon
 from hellm_pyg.cli.prepare_table import prepare_table
 from hellm_pyg.cli.recommendation import recommend
 from hellm_pyg.cli.scripts import benchmark, demo
-from hellm_pyg.cli.training import finetune, pretrain
+from hellm_pyg.cli.training import ensemble, finetune, pretrain
 
 __all__ = ['app', 'main']
 
-for _command in (features, pretrain, finetune, evaluate, recommend, doctor, demo):
+# Of others, options change keys of a recipe, which errors name.
+app.command(cls=Command)(features)
+for _command in (pretrain, finetune, ensemble, evaluate, recommend, doctor, demo):
     app.command()(_command)
 app.command(
     context_settings={'allow_extra_args': True, 'ignore_unknown_options': True},
     add_help_option=False,
 )(benchmark)
-prepare.command('table')(prepare_table)
-prepare.command('amazon')(prepare_amazon)
+prepare.command('table', cls=Command)(prepare_table)
+prepare.command('amazon', cls=Command)(prepare_amazon)
 app.add_typer(prepare, name='prepare')
 
 

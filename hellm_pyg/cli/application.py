@@ -9,10 +9,21 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+from hellm_pyg.cli.processes import check_shared, launched, part, rank
+from hellm_pyg.keys import reworded
 
 # As a user meets them; others follow in the order of their registration.
-ORDER = ('prepare', 'features', 'pretrain', 'finetune', 'evaluate', 'recommend')
+ORDER = (
+    'prepare',
+    'features',
+    'pretrain',
+    'finetune',
+    'ensemble',
+    'evaluate',
+    'recommend',
+)
 
 
 class Commands(TyperGroup):
@@ -28,20 +39,34 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            part()
+            return result
         except (ValueError, OSError, ImportError) as error:
             if ctx.params.get('debug'):
                 raise
-            typer.secho(f'Error: {error}', fg='red', err=True)
+            who = f'Process {rank()}: ' if rank() > 0 else ''
+            typer.secho(f'{who}Error: {error}', fg='red', err=True)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            typer.secho(
-                '\nStopped. The same command goes on, a training from its last state:\n'
-                f'  hellm {shlex.join(sys.argv[1:])}',
-                fg='yellow',
-                err=True,
-            )
+            text = '\nStopped. The same command goes on, a training from its last state'
+            if launched() == 1:
+                text += f':\n  hellm {shlex.join(sys.argv[1:])}'
+            if rank() == 0:
+                typer.secho(text, fg='yellow', err=True)
             raise typer.Exit(130) from None
+
+
+class Command(TyperCommand):
+    """Lets errors name options, whose arguments the command hands on, as typed."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            options = {str(option.name): option.opts[0] for option in self.params}
+            raise ValueError(reworded(str(error), options)) from error
 
 
 app = typer.Typer(
@@ -55,6 +80,7 @@ app = typer.Typer(
 
 @app.callback()
 def options(
+    ctx: typer.Context,
     debug: Annotated[
         bool, typer.Option('--debug', help='Show tracebacks of errors.')
     ] = False,
@@ -70,6 +96,7 @@ def options(
     hellm evaluate runs/shop/hellm
     hellm recommend runs/shop/hellm --user C-1042 -k 10
     """
+    check_shared(ctx.invoked_subcommand)
     from rich.console import Console
     from rich.logging import RichHandler
 
@@ -82,5 +109,7 @@ def options(
     logger = logging.getLogger('hellm_pyg')
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    if rank() > 0:
+        logger.setLevel(logging.ERROR)
     # torch announces on every start that CSR matrices are new.
     warnings.filterwarnings('ignore', 'Sparse (CSR|invariant)')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from hellm_pyg.cli.arguments import Overrides
 from hellm_pyg.cli.output import print_table
-from hellm_pyg.config import load_config
+from hellm_pyg.config import load_config, load_run_config
 
 
 def doctor(
@@ -35,10 +36,18 @@ def doctor(
             print_table(title, rows)
         return
     from hellm_pyg.memory import estimate_run
+    from hellm_pyg.run_folder import copies
 
-    path = Path(run) / 'config.yaml' if Path(run).is_dir() else run
-    config = load_config(path, overrides or [])
+    if Path(run).is_dir():
+        config = load_run_config(Path(run) / 'config.yaml', overrides or [])
+        if config.ensemble is not None:  # the members themselves may be gone
+            members = copies(Path(run), config)
+            ensemble = dataclasses.replace(config.ensemble, members=members)
+            config = dataclasses.replace(config, ensemble=ensemble)
+    else:
+        config = load_config(run, overrides or [])
     memory = estimate_run(config, users, items)
     memory['sum'] = sum(memory.values())
     sizes = {name: checks.format_bytes(size) for name, size in memory.items()}
-    print_table(f'{run}: memory of training', sizes)
+    what = 'training' if config.ensemble is None else 'ranking'
+    print_table(f'{run}: memory of {what}', sizes)

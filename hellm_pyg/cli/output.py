@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import typer
+
+from hellm_pyg.cli.processes import rank
 
 
 def print_table(title: str, rows: Mapping[str, object]) -> None:
@@ -13,7 +14,7 @@ def print_table(title: str, rows: Mapping[str, object]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if os.environ.get('RANK', '0') != '0':
+    if rank() > 0:
         return
     typer.secho(title, bold=True)
     table = Table(show_header=False)
@@ -23,4 +24,23 @@ def print_table(title: str, rows: Mapping[str, object]) -> None:
     for name, value in rows.items():
         text = f'{value:,}' if isinstance(value, int) else str(value)
         table.add_row(name, f'{value:.4f}' if isinstance(value, float) else text)
+    Console().print(table)
+
+
+def print_columns(
+    title: str, names: Sequence[str], rows: Mapping[str, Sequence[str]]
+) -> None:
+    """Prints a row for each name; of several processes the first one speaks."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if rank() > 0:
+        return
+    typer.secho(title, bold=True)
+    table = Table()
+    table.add_column()
+    for name in names:
+        table.add_column(name, justify='right', no_wrap=True)
+    for name, values in rows.items():
+        table.add_row(name, *values)
     Console().print(table)

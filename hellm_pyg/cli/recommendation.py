@@ -62,6 +62,7 @@ def recommend(
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
     common['max_len'] = loaded.config.train.max_len
     if everyone and out is not None:
+        common['progress'] = True
         count = recommendation.export_top_n(model, data, ids, out, **common)
         typer.echo(f'{out}: {count:,} rows')
         return

@@ -1,13 +1,15 @@
-"""``hellm pretrain`` and ``hellm finetune``."""
+"""``hellm pretrain``, ``hellm finetune`` and ``hellm ensemble``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hellm_pyg.cli.arguments import Arguments, Out, read_config
-from hellm_pyg.cli.output import print_table
+from hellm_pyg.cli.output import print_columns, print_table
 
 
 def pretrain(arguments: Arguments, out: Out) -> None:
@@ -46,3 +48,46 @@ def finetune(
     extra = [] if llm is None else [f'llm.name={llm}']
     metrics = experiment.finetune(read_config(arguments, extra), out)
     print_table(f'{out}: validation', metrics)
+
+
+def ensemble(
+    out: Out,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar='[RECIPE] [A.B=C]...',
+            help='Recipe file or name of a packaged one, ensemble unless given, then '
+            'overrides as of pretrain.',
+        ),
+    ] = None,
+) -> None:
+    """Combine trained runs into one model, with weights chosen on validation.
+
+    The folder holds copies of the members: it can be evaluated, recommended from
+    and moved like any other run.
+
+    \b
+    hellm ensemble --out runs/beauty/ensemble
+    hellm ensemble dataset=shop --out runs/shop/all \\
+        ensemble.members.hellm=runs/shop/hellm \\
+        ensemble.members.graph=runs/shop/graph ensemble.members.seq=runs/shop/seq
+    hellm ensemble 'ensemble.members={a: runs/a, b: runs/b}' --out runs/both
+    """
+    from hellm_pyg import experiment
+    from hellm_pyg.run_folder import read_metrics
+
+    given = arguments or []
+    if not given or ('=' in given[0] and not Path(given[0]).is_file()):
+        given = ['ensemble', *given]
+    metrics = experiment.ensemble(read_config(given), out)
+    found = read_metrics(out)
+    rows = {
+        name: [f'{found["weights"][name]:g}', *_decimals(one['metrics'])]
+        for name, one in found['members'].items()
+    }
+    rows['together'] = ['', *_decimals(metrics)]
+    print_columns(f'{out}: validation', ['weight', *metrics], rows)
+
+
+def _decimals(metrics: Mapping[str, float]) -> list[str]:
+    return [f'{value:.4f}' for value in metrics.values()]

@@ -13,6 +13,7 @@ from hellm_pyg.config.recipe import (
 from hellm_pyg.config.sections import (
     Config,
     DataConfig,
+    EnsembleConfig,
     EvalConfig,
     LLMConfig,
     TrainConfig,
@@ -22,6 +23,7 @@ __all__ = [
     'PREPARED',
     'Config',
     'DataConfig',
+    'EnsembleConfig',
     'EvalConfig',
     'LLMConfig',
     'TrainConfig',

@@ -17,6 +17,8 @@ from hellm_pyg.config.sections import Config, DataConfig, EvalConfig
 
 # The file of a prepared folder that holds its section ``data``.
 PREPARED = 'dataset.yaml'
+# Sections that a run's configuration may lack, as one of an older version does.
+OPTIONAL = {'ensemble'}
 
 
 class _Loader(yaml.SafeLoader):
@@ -198,7 +200,7 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads what :func:`save_config` wrote, as a whole.
+    """Reads what :func:`save_config` wrote into the folder of a run, as a whole.
 
     A recipe may leave keys out. A file that has been cut off would read as such a
     recipe, hence it needs all sections here, and the last one to its end.
@@ -208,11 +210,19 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         overrides: As of :func:`load_config`.
 
     Raises:
-        ValueError: If the file is incomplete, and as of :func:`load_config`.
+        ValueError: If the file is not there or incomplete, and as of
+            :func:`load_config`.
     """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(
+            f"'run' needs to be the folder of a run (got '{path.parent}', without "
+            f"'{path.name}')"
+        )
     raw, _ = _read(path)
     last = raw.get('eval')
-    lacks = [f"'{f.name}'" for f in dataclasses.fields(Config) if f.name not in raw]
+    sections = [f.name for f in dataclasses.fields(Config) if f.name not in OPTIONAL]
+    lacks = [f"'{name}'" for name in sections if name not in raw]
     if not lacks:
         lacks = [
             f"'eval.{f.name}'"

@@ -126,10 +126,33 @@ class LLMConfig:
 
 
 @dataclass(frozen=True)
+class EnsembleConfig:
+    """Trained runs as one model, see :class:`~hellm_pyg.nn.models.Ensemble`.
+
+    Args:
+        members: Name to folder of a finished run. The first one has weight 1.
+        grid: Weights of each other member, of which validation chooses.
+    """
+
+    members: dict[str, str] = field(default_factory=dict)
+    grid: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.grid or not all(math.isfinite(w) and w >= 0 for w in self.grid):
+            raise ValueError(
+                f"'grid' needs to hold finite weights of 0 or more (got {self.grid})"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation of either phase.
 
     Args:
+        split: The interactions that are trained on: ``'train'``, those and the
+            validation items (``'train+val'``) or ``'all'``. Where the validation
+            items are among them nothing is validated, and ``epochs`` are trained to
+            the end: for a model to be used, once validation has told how many.
         epochs: Largest number of epochs.
         batch_size: Rows of a batch.
         batch_tokens: Bound on rows times longest row instead (sequences).
@@ -148,7 +171,7 @@ class TrainConfig:
         activation_checkpointing: Recompute the LLM's layers in backward.
         sampling: Positives of pairs: ``'user'`` or ``'interaction'``.
         targets: ``'all'`` positions of a sequence or the ``'last'``.
-        num_neg: Sampled negatives of a target.
+        num_neg: Sampled negatives of a target, at most as many as there are items.
         max_len: Longest history.
         eval_every: Epochs between validations.
         patience: Validations without improvement before the stop.
@@ -157,6 +180,7 @@ class TrainConfig:
         seed: Seed of initialisation, order, negatives and dropout.
     """
 
+    split: Literal['train', 'train+val', 'all'] = 'train'
     epochs: int = 100
     batch_size: int = 1024
     batch_tokens: int | None = None
@@ -191,6 +215,10 @@ class TrainConfig:
                 raise ValueError(
                     f"'{name}' needs to be finite (got {getattr(self, name)})"
                 )
+        if self.batch_tokens is not None:
+            _at_least(1, self, 'batch_tokens')
+        if self.seed >= 2**32:  # numpy takes no more
+            raise ValueError(f"'seed' needs to be below 2^32 (got {self.seed})")
         if self.clip is not None and not self.clip > 0:  # else it turns gradients
             raise ValueError(f"'clip' needs to be above 0 or null (got {self.clip})")
 
@@ -219,13 +247,14 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment.
+    """One experiment, of a ``model``, an ``llm`` or an ``ensemble``.
 
     Args:
         data: The interactions and the graph.
         model: ``name`` of a class in ``hellm_pyg.nn.models`` beside the
-            arguments of its constructor; empty for phase 2.
-        llm: The language-model phase; :obj:`None` for phase 1.
+            arguments of its constructor; empty for others.
+        llm: The language-model phase; :obj:`None` for others.
+        ensemble: Runs that are combined; :obj:`None` for others.
         train: Optimisation.
         eval: Protocol of the reported numbers.
     """
@@ -233,5 +262,6 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)
     llm: LLMConfig | None = None
+    ensemble: EnsembleConfig | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -27,8 +27,13 @@ def _generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def _sampler(data: HeteroData) -> NegativeSampler:
+def _sampler(data: HeteroData, num_neg: int) -> NegativeSampler:
     num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    if num_neg > num_items:
+        raise ValueError(
+            f"'num_neg' needs to be at most {num_items}, the number of items (got "
+            f'{num_neg}); draw fewer'
+        )
     return NegativeSampler(data[INTERACTS].edge_index, num_users, num_items)
 
 
@@ -132,8 +137,8 @@ class PairLoader(Loader[PairBatch]):
     Args:
         data: Split interactions.
         batch_size: Triples of a batch :math:`B`.
-        num_neg: Negatives of a triple; ``neg_item`` has shape :math:`[B]` for one and
-            :math:`[B, n]` for more.
+        num_neg: Negatives of a triple, at most :math:`I`; ``neg_item`` has shape
+            :math:`[B]` for one and :math:`[B, n]` for more.
         sampling: ``'user'`` or ``'interaction'``.
         seed: Seed of order and negatives.
 
@@ -162,7 +167,7 @@ class PairLoader(Loader[PairBatch]):
         self._train = history_edges(data, 'train')
         self._edge_user = self._train.user
         self._users = self._train.length.nonzero().view(-1)
-        self._sampler = _sampler(data)
+        self._sampler = _sampler(data, num_neg)
 
     def _make_plan(self, epoch: int) -> Plan:
         total, size = self._edge_user.numel(), self.batch_size
@@ -217,7 +222,8 @@ class SequenceLoader(Loader[SequenceBatch]):
         batch_size: Rows of a batch.
         max_len: Number of last items that count.
         targets: ``'all'`` positions or the ``'last'`` of every prefix (training).
-        num_neg: Negatives of a target (training), outside the training history.
+        num_neg: Negatives of a target (training), outside the training history; at
+            most :math:`I`.
         history: What test targets are predicted from.
         shuffle: Shuffle rows and batches; by default when training.
         bucket: Put rows of similar length into a batch. Shuffled rows are sorted
@@ -276,7 +282,7 @@ class SequenceLoader(Loader[SequenceBatch]):
         self._target: Tensor | None = None
         self._sampler: NegativeSampler | None = None
         if num_neg > 0:
-            self._sampler = _sampler(data)
+            self._sampler = _sampler(data, num_neg)
         self._make_rows(data, known.ptr, users)
 
     def _make_rows(

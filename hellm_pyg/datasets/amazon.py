@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +132,6 @@ class AmazonReviews(CachedGraph):
             os.fspath(root), transform, pre_transform, None, False, force_reload
         )
         self.load_graph()
-        self.report: dict[str, Any] = load_json(self.processed_paths[2])
 
     @property
     def raw_dir(self) -> str:
@@ -195,7 +193,9 @@ class AmazonReviews(CachedGraph):
         """Also processes again if images may be had that are not there yet."""
         forced, path = self.force_reload, self.processed_paths[2]
         if self.images and not forced and Path(path).is_file():
-            before = load_json(path)['images']
+            with self._reading():
+                entries = {'images': {'refused': dict, 'again': bool}}
+                before = load_json(path, entries)['images']
             self._refused = before['refused']
             self.force_reload = before['again']
         try:
@@ -227,11 +227,6 @@ class AmazonReviews(CachedGraph):
                 raise ValueError(
                     f"'sha256' needs 64 hexadecimal digits for {name} (got {sha256!r})"
                 )
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        """The graph, the id map and the report."""
-        return [*super().processed_file_names, 'report.json']
 
     def content_key(self) -> str:
         """Hash of the raw files and the arguments."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch_geometric.data import HeteroData, InMemoryDataset
 
+from hellm_pyg.checkpoint import load_json
 from hellm_pyg.datasets.cache import whole_folder
 from hellm_pyg.datasets.ids import IdMap
 
@@ -15,12 +19,15 @@ from hellm_pyg.datasets.ids import IdMap
 class CachedGraph(InMemoryDataset):
     """A data set of one graph, whose processed folder is complete or absent.
 
+    Beside the graph and the ids the folder holds a report of how they were made.
+
     The folder's name is the content key of the input and the arguments, so that
     other input gives another folder. :meth:`load_graph` is for the end of a
     constructor.
     """
 
     ids: IdMap
+    report: dict[str, Any]
 
     def content_key(self) -> str:
         """Hash of all that the processed data depend on."""
@@ -37,8 +44,8 @@ class CachedGraph(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> list[str]:
-        """The graph and the id map."""
-        return ['data.pt', 'ids.json']
+        """The graph, the id map and the report."""
+        return ['data.pt', 'ids.json', 'report.json']
 
     def _process(self) -> None:
         final, names = self._folder, self.processed_file_names
@@ -57,9 +64,16 @@ class CachedGraph(InMemoryDataset):
         Raises:
             ValueError: If a file is damaged.
         """
-        try:
+        with self._reading():
             self.load(self.processed_paths[0], HeteroData)
             self.ids = IdMap.load(self.processed_paths[1])
+            self.report = load_json(self.processed_paths[2], dict)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Says how a folder that cannot be read is made anew."""
+        try:
+            yield
         except Exception as error:  # a damaged file fails in many ways
             raise ValueError(
                 f"'{self.processed_dir}' cannot be read ({error!r}): remove the folder "

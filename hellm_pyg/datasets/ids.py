@@ -127,12 +127,11 @@ class IdMap:
         """
         try:
             content = json.loads(Path(path).read_text(encoding='utf-8'))
-            fields = [content[name] for name in ('users', 'items', 'titles')]
+            return cls(*(content[name] for name in ('users', 'items', 'titles')))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"'{path}' is not a readable id map ({error!r})"
             ) from error
-        return cls(*fields)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IdMap):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from hellm_pyg.checkpoint import load_json, save_json
+from hellm_pyg.checkpoint import save_json
 from hellm_pyg.datasets import features as feature_files
 from hellm_pyg.datasets.cache import content_hash, content_key
 from hellm_pyg.datasets.cached_graph import CachedGraph
@@ -48,7 +48,9 @@ class InteractionFiles(CachedGraph):
     file); :class:`~hellm_pyg.transforms.LeaveOneOut` or
     :class:`~hellm_pyg.transforms.HoldOutByDate` splits it. Internal ids follow the
     original ones in ascending order: numeric order if all are integers, otherwise
-    the order of strings. :attr:`ids` translates.
+    the order of strings. :attr:`ids` translates. A column of text holds integers if
+    each of its ids is written as one; a single other one (:obj:`A7`, or :obj:`012`
+    for its zero) makes all of them text, :obj:`12` included.
 
     The processed data lie in :obj:`root`, in a folder named by the SHA-256 of the
     contents of all files, the arguments and :obj:`pre_transform`: other input
@@ -159,17 +161,11 @@ class InteractionFiles(CachedGraph):
             os.fspath(root), transform, pre_transform, None, False, force_reload
         )
         self.load_graph()
-        self.report: dict[str, Any] = load_json(self.processed_paths[2])
 
     @property
     def raw_file_names(self) -> list[str]:
         """The input files, wherever they lie."""
         return [str(path) for path in self._inputs.values() if isinstance(path, Path)]
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        """The graph, the id map and the report."""
-        return [*super().processed_file_names, 'report.json']
 
     @property
     def _inputs(self) -> dict[str, Source]:

@@ -12,13 +12,16 @@ from hellm_pyg.evaluation.metrics import (
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
 from hellm_pyg.evaluation.ranking import evaluate, iter_rank, rank
 from hellm_pyg.evaluation.scoring import inference
+from hellm_pyg.evaluation.weights import Choice, choose_weights
 
 __all__ = [
     'HEADLINE',
+    'Choice',
     'Evaluation',
     'Protocol',
     'Recommender',
     'beyond_accuracy',
+    'choose_weights',
     'evaluate',
     'inference',
     'iter_rank',

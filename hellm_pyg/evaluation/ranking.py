@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.distributed
@@ -72,10 +72,92 @@ def evaluate(
             or an argument is out of range.
     """
     began = time.perf_counter()
-    if split not in ('val', 'test'):
-        raise ValueError(f"'split' needs to be 'val' or 'test' (got {split!r})")
     if not ks or min(ks) < 1:
         raise ValueError(f"'ks' needs to hold positive cut-offs (got {tuple(ks)})")
+    device = device_of(model)
+    num_items = int(data['item'].num_nodes)
+    rank = torch.zeros(int(data['user'].num_nodes), device=device)
+    top = rank.new_zeros((rank.numel(), max(ks) if beyond else 0), dtype=torch.long)
+    for user, target, row, col, (scores,) in held_out(
+        [model],
+        data,
+        split,
+        protocol,
+        batch_size,
+        max_len=max_len,
+        batch_tokens=batch_tokens,
+        users=users,
+        precision=precision,
+        shard=shard,
+        progress=progress,
+    ):
+        rank[user] = target_rank(scores, target, row, col)
+        if beyond:
+            top[user] = best(scores, row, col, max(ks), user)[0]
+    if shard[1] > 1:  # every user is in one share and zero in the others
+        torch.distributed.all_reduce(rank)
+        if beyond:
+            torch.distributed.all_reduce(top)
+    user = rank.nonzero().view(-1)
+    rank = rank[user]
+    metrics = summarize(rank, ks)
+    if beyond:
+        item = history_edges(data, 'train').item.to(device)
+        popularity = item.bincount(minlength=num_items)
+        metrics |= beyond_accuracy(top[user], ks, popularity)
+    seconds = time.perf_counter() - began
+    return Evaluation(metrics, rank.cpu(), user.cpu(), split, protocol, seconds)
+
+
+class HeldOut(NamedTuple):
+    """A batch of held-out items among all items.
+
+    Args:
+        user: The users, :math:`[B]`.
+        target: Their held-out items, :math:`[B]`.
+        row: Row of each item that is not ranked, :math:`[M]`.
+        col: These items, :math:`[M]`.
+        scores: Scores by each of the models, of shape :math:`[B, I]`.
+    """
+
+    user: Tensor
+    target: Tensor
+    row: Tensor
+    col: Tensor
+    scores: list[Tensor]
+
+
+def held_out(
+    models: Sequence[Recommender],
+    data: HeteroData,
+    split: Literal['val', 'test'],
+    protocol: Protocol,
+    batch_size: int,
+    *,
+    max_len: int,
+    batch_tokens: int | None = None,
+    users: Tensor | Sequence[int] | None = None,
+    precision: Precision = 'fp32',
+    shard: tuple[int, int] = (0, 1),
+    progress: bool = False,
+) -> Iterator[HeldOut]:
+    """Scores the users of a split by every model, each batch once.
+
+    Args:
+        models: The models, all on one device.
+        data: As of :func:`evaluate`, like all others.
+        split: ``'val'`` or ``'test'``.
+        protocol: What is read and what is ranked.
+        batch_size: Users scored at once.
+        max_len: Number of last items of a history that the models may read.
+        batch_tokens: Bound on users times longest history instead.
+        users: These users only.
+        precision: ``'bf16'`` runs the models under autocast.
+        shard: Rank and number of the processes.
+        progress: Show a progress bar.
+    """
+    if split not in ('val', 'test'):
+        raise ValueError(f"'split' needs to be 'val' or 'test' (got {split!r})")
     loader = SequenceLoader(
         data,
         split,
@@ -90,34 +172,23 @@ def evaluate(
             f"'data' needs at least one user with a '{split}_item' (got none of "
             f'{data["user"].num_nodes} users): histories need three items or more'
         )
-    seen = _masked(data, split, protocol)
-    device = device_of(model)
+    seen, device = _masked(data, split, protocol), device_of(models[0])
     num_items = int(data['item'].num_nodes)
-    rank = torch.zeros(int(data['user'].num_nodes), device=device)
-    top = rank.new_zeros((rank.numel(), max(ks) if beyond else 0), dtype=torch.long)
     folded = split == 'test' and protocol.history == 'train+val'
-    with inference(model, precision):
-        encoded = model.encode(place(fold_in(data) if folded else data, device))
-        for batch in _bar(loader.shard(*shard), split, progress):
-            row, col = known_pairs(seen, batch.user)
-            batch, row, col = batch.to(device), row.to(device), col.to(device)
-            scores = score_all(model, encoded, batch, num_items)
-            rank[batch.user] = target_rank(scores, cast(Tensor, batch.target), row, col)
-            if beyond:
-                top[batch.user] = best(scores, row, col, max(ks), batch.user)[0]
-    if shard[1] > 1:  # every user is in one share and zero in the others
-        torch.distributed.all_reduce(rank)
-        if beyond:
-            torch.distributed.all_reduce(top)
-    user = rank.nonzero().view(-1)
-    rank = rank[user]
-    metrics = summarize(rank, ks)
-    if beyond:
-        item = history_edges(data, 'train').item.to(device)
-        popularity = item.bincount(minlength=num_items)
-        metrics |= beyond_accuracy(top[user], ks, popularity)
-    seconds = time.perf_counter() - began
-    return Evaluation(metrics, rank.cpu(), user.cpu(), split, protocol, seconds)
+    known = place(fold_in(data) if folded else data, device)
+    encoded = []
+    for model in models:
+        with inference(model, precision):
+            encoded.append(model.encode(known))
+    for batch in _bar(loader.shard(*shard), split, progress):
+        row, col = known_pairs(seen, batch.user)
+        batch, row, col = batch.to(device), row.to(device), col.to(device)
+        scores = []
+        # Left before every yield: the caller's code is not part of inference.
+        for model, own in zip(models, encoded, strict=True):
+            with inference(model, precision):
+                scores.append(score_all(model, own, batch, num_items))
+        yield HeldOut(batch.user, cast(Tensor, batch.target), row, col, scores)
 
 
 def rank(

@@ -203,7 +203,7 @@ class LLMRecommender(nn.Module):
         Raises:
             ValueError: If the batch has no targets of that form.
         """
-        batch = self._truncate(batch)
+        whole, batch = batch, self._truncate(batch)
         states = self(batch)
         if batch.target is None or batch.num_targets != states.size(0):
             raise ValueError(
@@ -213,7 +213,10 @@ class LLMRecommender(nn.Module):
         state = None
         if self.head.kind == 'tied':
             state = self.tables(self.token_embeddings)
-        hidden = batch.seen if self.candidates == 'unseen' else None
+        hidden = None
+        if self.candidates == 'unseen':  # nor does what lies before the cut compete
+            every = self._reads_every_position(whole)
+            hidden = whole.seen_by(self._kept(whole)) if every else whole.seen
         with self._autocast():
             return self.head.loss(states, batch.target, state, hidden)
 
@@ -331,11 +334,14 @@ class LLMRecommender(nn.Module):
             return nullcontext()
         return torch.autocast(self.before.device.type, dtype=dtype)
 
+    def _kept(self, batch: SequenceBatch) -> Tensor:
+        """Which items are the last ``max_len`` of their row."""
+        return batch.position >= (batch.length - self.max_len)[batch.batch]
+
     def _truncate(self, batch: SequenceBatch) -> SequenceBatch:
-        length = batch.length
-        if int(length.max()) <= self.max_len:
+        if int(batch.length.max()) <= self.max_len:
             return batch
-        keep = batch.position >= (length - self.max_len)[batch.batch]
+        keep = self._kept(batch)
         target = batch.target
         if target is not None and self._reads_every_position(batch):
             target = target[keep]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from hellm_pyg.checkpoint import (
     atomic_folder,
+    check_entries,
     load_json,
     load_tensors,
     recover_folder,
@@ -41,8 +42,27 @@ from hellm_pyg.llm.prompt import Prompt
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
 
+BuiltT = TypeVar('BuiltT')
+
 FORMAT = 1
 WEIGHTS, DESCRIPTION, IDS = 'hellm.safetensors', 'hellm.json', 'ids.json'
+# What is read of the description, beside what is for people.
+ENTRIES = {
+    'backbone': {
+        'name': str,
+        'num_layers': int,
+        'dtype': str,
+        'load_in_4bit': bool,
+        'signature': str,
+    },
+    'prompt': dict,
+    'arguments': dict,
+    'tables': dict,
+    'prefix': dict | None,
+    'adapter': bool,
+    'fingerprint': str | None,
+    'hash': {'embeddings': str, 'weights': str, 'adapter': str | None},
+}
 
 
 def save_pretrained(
@@ -100,13 +120,15 @@ def load_pretrained(
     See :meth:`LLMRecommender.from_pretrained`.
     """
     folder = _folder(directory)
-    description = load_json(folder / DESCRIPTION)
-    found = description.get('format') if isinstance(description, dict) else None
+    path = folder / DESCRIPTION
+    description = load_json(path, {'format': object})
+    found = description['format']
     if found != FORMAT:
         raise ValueError(
-            f"'{folder / DESCRIPTION}' has a format that this version does not read "
-            f'(got {found!r}, reads {FORMAT})'
+            f"'{path}' has a format that this version does not read (got {found!r}, "
+            f'reads {FORMAT})'
         )
+    check_entries(path, description, ENTRIES)
     _check_files(folder, description)
     _check_catalogue(folder, description, fingerprint)
     if llm is None:
@@ -117,19 +139,21 @@ def load_pretrained(
             dtype=getattr(torch, backbone['dtype']),
             load_in_4bit=backbone['load_in_4bit'],
         )
-    prompt = Prompt(**description['prompt'])
+    prompt = _build(Prompt, path, description['prompt'])
     _check_backbone(llm, prompt, description)
     hashes = description['hash']
     model: PreTrainedModel | PeftModel = llm
     if description['adapter']:
         model = _load_adapter(llm, folder, hashes['adapter'])
     prefix = description['prefix']
-    recommender = cls(
+    recommender = _build(
+        cls,
+        path,
+        description['arguments'],
         model,
         prompt,
         {name: torch.zeros(shape) for name, shape in description['tables'].items()},
-        None if prefix is None else GraphPrefix(**prefix),
-        **description['arguments'],
+        None if prefix is None else _build(GraphPrefix, path, prefix),
     )
     own = load_tensors(folder / WEIGHTS, expected=_own_state(recommender))
     _check_hash(folder / WEIGHTS, own, hashes['weights'])
@@ -254,6 +278,20 @@ def _folder(directory: str | Path) -> Path:
             f"'{directory}', without {DESCRIPTION})"
         )
     return folder
+
+
+def _build(
+    kind: Callable[..., BuiltT], path: Path, arguments: Mapping[str, Any], *given: Any
+) -> BuiltT:
+    """Calls a constructor with what a file says, which may be of a later version."""
+    try:
+        inspect.signature(kind).bind(*given, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"'{path}' is damaged or of another version: its arguments of "
+            f'{getattr(kind, "__name__", kind)} are not those known here: {error}'
+        ) from None
+    return kind(*given, **arguments)
 
 
 def _check_files(folder: Path, description: Mapping[str, Any]) -> None:

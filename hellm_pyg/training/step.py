@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.config import TrainConfig
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.evaluation import Recommender
+from hellm_pyg.training.processes import share, sum_gradients
 from hellm_pyg.training.schedule import build_optimizer
+from hellm_pyg.training.state import trained_tensors
 
 Batch = PairBatch | SequenceBatch
 
@@ -34,31 +34,6 @@ class Trainable(Recommender, typing.Protocol):
         What is computed here from weights belongs into persistent buffers, which a
         resumed run reads back.
         """
-
-
-def make_accelerator() -> Accelerator:
-    """Processes and devices as ``accelerate launch`` says."""
-    parallel = DistributedDataParallelKwargs(
-        broadcast_buffers=False, find_unused_parameters=True
-    )
-    # The loss sets its own autocast.
-    return Accelerator(mixed_precision='no', kwargs_handlers=[parallel])
-
-
-class _Loss(torch.nn.Module):
-    """The loss as a forward pass, through which data parallelism hooks in."""
-
-    def __init__(self, model: Any, data: HeteroData, bf16: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.data = data
-        self.bf16 = bf16
-
-    def forward(self, batch: Batch) -> Tensor:
-        device = next(self.model.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.model.loss(self.data, batch)
-        return loss.float()
 
 
 class Gradient(NamedTuple):
@@ -107,10 +82,13 @@ class Stepper:
             _checkpoint_activations(model)
         self.accelerator = accelerator
         self.clip = config.clip
+        self._model = model.to(accelerator.device)
+        self._data = data
+        self._bf16 = config.precision == 'bf16'
         self.optimizer = build_optimizer(model, config)
         self.trained = [p for g in self.optimizer.param_groups for p in g['params']]
-        loss = _Loss(model, data, config.precision == 'bf16')
-        self._loss = accelerator.prepare_model(loss)
+        if self.processes > 1:
+            share(trained_tensors(model).values())
 
     @property
     def processes(self) -> int:
@@ -126,16 +104,15 @@ class Stepper:
         torch.distributed.all_reduce(tensor)
         return tensor.tolist()
 
-    def backward(self, window: Sequence[Batch], spare: Batch | None = None) -> Gradient:
+    def backward(self, window: Sequence[Batch]) -> Gradient:
         """Sets the gradients.
 
         Args:
-            window: This process's batches of the step.
-            spare: Joins with weight 0 where other processes have a batch left and
-                this one has none.
+            window: This process's batches of the step; empty where only other
+                processes have batches left.
 
         Raises:
-            ValueError: If the window has no target.
+            ValueError: If the window of no process has a target.
         """
         (targets,) = self.sum(float(sum(batch.num_targets for batch in window)))
         if targets == 0:
@@ -143,21 +120,25 @@ class Stepper:
                 f"'loader' needs to give batches with targets (got {len(window)} "
                 f'without any)'
             )
-        weighted = [(batch, batch.num_targets / targets) for batch in window]
-        if not weighted and spare is not None:
-            weighted = [(spare, 0.0)]
         self.optimizer.zero_grad()
         loss = 0.0
-        for index, (batch, weight) in enumerate(weighted):
-            last = index == len(weighted) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self._loss):
-                value = self._loss(batch.to(self.accelerator.device)) * weight
-                # Data parallelism averages gradients over the processes.
-                (value * self.processes).backward()
+        for batch in window:
+            value = self._loss(batch.to(self.accelerator.device))
+            value = value * (batch.num_targets / targets)
+            value.backward()
             loss += value.item()
-        (loss,) = self.sum(loss)
+        own = [float(p.grad is not None) for p in self.trained]
+        loss, *used = self.sum(loss, *own)
+        if self.processes > 1:
+            sum_gradients(self.trained, [count > 0 for count in used])
         gradients = [p.grad for p in self.trained if p.grad is not None]
         return Gradient(loss, torch.nn.utils.get_total_norm(gradients), targets)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        device = self.accelerator.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+            loss = self._model.loss(self._data, batch)
+        return loss.float()
 
     def update(self, rate: float, norm: Tensor) -> None:
         """Clips gradients of that norm and moves the parameters."""

@@ -30,6 +30,7 @@ from hellm_pyg.evaluation.scoring import place
 from hellm_pyg.training.interrupt import Interrupts
 from hellm_pyg.training.log import RunLog, epoch_line
 from hellm_pyg.training.outputs import export, summary
+from hellm_pyg.training.processes import main_first, make_accelerator
 from hellm_pyg.training.schedule import learning_rate
 from hellm_pyg.training.state import (
     PROGRESS,
@@ -43,7 +44,7 @@ from hellm_pyg.training.state import (
     set_random_state,
     trained_tensors,
 )
-from hellm_pyg.training.step import Gradient, Stepper, Trainable, make_accelerator
+from hellm_pyg.training.step import Gradient, Stepper, Trainable
 
 LINES_PER_EPOCH = 10
 STATE, BEST, METRICS = 'state', 'best', 'metrics.json'
@@ -70,7 +71,8 @@ class Trainer:
 
     Args:
         model: A module with ``encode``, ``score``, ``loss`` and ``on_epoch_start``.
-        data: Split interactions.
+        data: Split interactions; what is trained on beyond the training part
+            (``config.split``) has been folded in.
         loader: Training batches; reads the same data.
         config: Optimisation.
         run_dir: Folder of the run.
@@ -149,7 +151,8 @@ class Trainer:
             fresh: Discard what the folder holds of a former run.
 
         Returns:
-            The metrics on validation of the best epoch.
+            The metrics on validation of the best epoch; none where the validation
+            items were trained on.
 
         Raises:
             ValueError: If the folder holds the state of a run with other settings.
@@ -181,7 +184,8 @@ class Trainer:
         """Reads the state of the folder, or makes the folder ready for a new run."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
         folder = self.run_dir / STATE
-        found = None if fresh else read_progress(folder, self.settings)
+        with main_first(self.accelerator):  # puts a half-swapped folder back
+            found = None if fresh else read_progress(folder, self.settings)
         self.accelerator.wait_for_everyone()
         self.state = Progress() if found is None else found
         if found is not None:
@@ -228,8 +232,7 @@ class Trainer:
         while state.step < steps:
             began = time.perf_counter()
             window = list(islice(batches, accumulate))
-            spare = None if window else next(self.loader.batches())
-            found = self._stepper.backward(window, spare)
+            found = self._stepper.backward(window)
             self._check(found)
             self._stepper.update(self._rate(steps), found.norm)
             state.step += 1
@@ -316,7 +319,11 @@ class Trainer:
         """Ends an epoch: measures, keeps the best weights, decides whether to stop."""
         state, config, metrics = self.state, self.config, None
         epoch, began = state.epoch + 1, time.perf_counter()
-        if epoch % config.eval_every == 0 or epoch == config.epochs:
+        if config.split != 'train':  # nothing is left to choose by: the last is kept
+            state.best_epoch = epoch
+            if self._main:
+                save_tensors(self._best_file(), trained_tensors(self.model))
+        elif epoch % config.eval_every == 0 or epoch == config.epochs:
             metrics = self._measure()
             value = metrics[config.metric]
             state.waited += 1
@@ -427,7 +434,7 @@ class Trainer:
             export(self.model, self._on_device, self.run_dir, found, self.ids)
             save_json(path, found)
         self.accelerator.wait_for_everyone()
-        return dict(load_json(path, dict)['metrics'])
+        return dict(load_json(path, {'metrics': dict})['metrics'])
 
 
 def _cutoff(config: TrainConfig) -> int:

@@ -12,6 +12,8 @@ from hellm_pyg.evaluation import Protocol
         ('sasrec_bce', '', None, ('SASRec bce', 'sequential')),
         ('hellm_pre_no_u2u', '', None, ('HeLLMPre no u2u', 'hypergraph')),
         ('hellm_8_layers', '', None, ('HeLLM 8 layers', 'language model')),
+        ('ensemble_without_llm', '', None, ('Ensemble without llm', 'ensemble')),
+        ('both', 'ensemble', None, ('both', 'ensemble')),
         ('knn-5', 'pretrain_best', None, ('knn-5', 'hypergraph')),
         ('mine', '', None, ('mine', 'other')),
         ('rectools_sasrec', '', 'rectools 0.1', ('RecTools SASRec', 'other library')),

@@ -59,6 +59,8 @@ def test_tables_of_the_paper_hold_valid_runs(path: Path) -> None:
         assert config.train.seed == cell.seed
         tables = {} if config.llm is None else config.llm.tables
         assert all(s in folders or s.startswith('features:') for s in tables.values())
+        if config.ensemble is not None:
+            assert folders.issuperset(config.ensemble.members.values())
 
 
 def test_reduced_figures_have_the_promised_sizes() -> None:
@@ -121,6 +123,10 @@ def test_cells_may_be_restricted(tmp_path: Path) -> None:
         (
             {'cells': {'a': {'recipe': 'sasrec', 'tables': {'seq': 'b'}}}},
             r"'tables' of 'a' needs names of cells \(got 'b'\)",
+        ),
+        (
+            {'cells': {'a': {'recipe': 'ensemble', 'members': {'x': 'b'}}}},
+            r"'members' of 'a' needs names of cells \(got 'b'\)",
         ),
     ],
 )
@@ -208,6 +214,34 @@ def test_result_of_another_configuration_is_not_taken(
     assert not finished(cell._replace(overrides=other), old)
     old.write_text(json.dumps({**found, 'config': {'gone': 1}}))
     assert not finished(cell, old)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [('{"a', 'not JSON'), ('[]', 'got a list'), ('{}', "lacks 'recipe', 'overrides'")],
+)
+def test_a_damaged_result_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec', 'overrides': SMALL}})
+    results = tmp_path / 'results'
+    (results / 'small').mkdir(parents=True)
+    (results / 'small' / 'beauty-a-1.json').write_text(content)
+    assert run.main([str(path), '--results', str(results)]) == 1
+    told = (results / 'small' / 'beauty-a-1.failed.json').read_text()
+    assert "beauty-a-1.json' is damaged" in told
+    assert message in json.loads(told)['error']
+    assert 'FAILED: ' in capsys.readouterr().err
+
+
+def test_help_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(['--help'])
+    output = capsys.readouterr().out
+    assert output.startswith('usage: hellm benchmark [-h]')
+    assert (
+        '\n    hellm benchmark benchmarks/paper/table1.yaml --data ../data\n' in output
+    )
 
 
 def test_floors_have_results(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from .running import hellm
+from tests.shop import write_shop
+
+from .running import error, hellm
 
 
 def test_doctor() -> None:
@@ -17,3 +20,30 @@ def test_doctor() -> None:
 
 def test_doctor_reads_a_run_folder(shop: Path) -> None:
     assert 'Adam moments' in hellm('doctor', '--run', shop / 'graph').stdout
+
+
+def test_doctor_sums_what_members_hold(shop: Path, tmp_path: Path) -> None:
+    folders = {name: str(shop / name) for name in ('graph', 'seq')}
+    members = f'ensemble.members={json.dumps(folders)}'
+    arguments = [*write_shop(shop), members]
+    planned = hellm('doctor', '--run', 'ensemble', *arguments).stdout
+    assert 'memory of ranking' in planned
+    for row in ('graph', 'seq', 'graphs', 'scores of a validation batch', 'sum'):
+        assert re.search(rf'{row} +│ \d', planned)
+    hellm('ensemble', *arguments, '--out', tmp_path / 'run')
+    built = hellm('doctor', '--run', tmp_path / 'run').stdout
+    assert built.splitlines()[1:] == planned.splitlines()[1:]
+    message = error('doctor', '--run', 'ensemble', '--users', 9, '--items', 9)
+    assert "'ensemble.members.hellm' needs to be the folder of a run" in message
+    assert 'train it first' in message
+
+
+def test_doctor_refuses_folders_of_no_run(shop: Path, tmp_path: Path) -> None:
+    message = error('doctor', '--run', tmp_path)
+    assert "'run' needs to be the folder of a run" in message
+    assert "without 'config.yaml'" in message
+    config = (shop / 'graph' / 'config.yaml').read_text()
+    (tmp_path / 'config.yaml').write_text(config[: config.index('train:')])
+    message = error('doctor', '--run', tmp_path, '--users', 9, '--items', 9)
+    assert "config.yaml' is damaged" in message
+    assert "'train', 'eval'" in message

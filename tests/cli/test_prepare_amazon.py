@@ -42,6 +42,6 @@ def test_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     message = error('prepare', 'amazon', '--sha256', 'abc')
     assert "'--sha256' needs FILE=HASH" in message
     message = error('prepare', 'amazon', '--sha256', 'x.gz=abc')
-    assert "'sha256' needs to name reviews_Beauty_5.json.gz or" in message
+    assert "'--sha256' needs to name reviews_Beauty_5.json.gz or" in message
     message = error('prepare', 'amazon', '--image-encoder', 'clip')
     assert "'--image-encoder' needs '--images'" in message

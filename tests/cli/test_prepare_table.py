@@ -94,13 +94,28 @@ def test_options_arrive(files: Path) -> None:
             ],
             "names 't' twice",
         ),
-        (['--interactions', 'orders.csv', '--text', '{name}'], "'text' reads columns"),
+        (
+            ['--interactions', 'orders.csv', '--text', '{name}'],
+            "'--text' reads columns",
+        ),
         (['--interactions', 'catalogue.csv'], "columns: 'sku', 'name', 'brand'"),
     ],
 )
 def test_errors_are_one_line(files: Path, arguments: list[str], message: str) -> None:
     assert message in error('prepare', 'table', *arguments, '--out', 'shop')
     assert not (files / 'shop').exists()
+
+
+def test_errors_name_options_as_they_are_typed(files: Path) -> None:
+    with (files / 'orders.csv').open('a') as file:
+        file.write(',SKU-01,2024-01-01,3\n')
+    given = ['--interactions', 'orders.csv', '--text', '', '--out', 'shop']
+    assert error('prepare', 'table', *given).endswith('rows out with --bad-rows=drop')
+    message = error('prepare', 'table', *given, '--bad-rows=drop', '--min-count', 99)
+    assert "'--min-rating', '--min-count' and '--min-length' leave" in message
+    recipe = ['data.interactions=orders.csv', 'data.user=customer', 'data.item=sku']
+    message = error('prepare', *recipe, 'data.time=ordered_at')
+    assert message.endswith('rows out with data.bad_rows=drop')
 
 
 def test_mistyped_commands_and_recipes() -> None:

@@ -49,6 +49,22 @@ def test_recommend_to_all(shop: Path, tmp_path: Path, ending: str) -> None:
     assert {str(row['rank']) for row in rows} == {'1', '2', '3'}
 
 
+def test_recommend_to_all_shows_progress(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[bool] = []
+
+    def bar(batches: Any, description: str, progress: bool) -> Any:
+        shown.append(progress)
+        return batches
+
+    monkeypatch.setattr('hellm_pyg.evaluation.ranking._bar', bar)
+    hellm('recommend', shop / 'seq', '--all', '--out', tmp_path / 'top.csv')
+    assert shown == [True]
+    hellm('recommend', shop / 'seq', '-u', 'u03')
+    assert shown == [True, False]
+
+
 def test_recommend_to_a_file_for_some(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / 'some.jsonl'
     hellm('recommend', shop / 'seq', '-u', 'u07', '-k', 4, '-o', out)

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 from tests.shop import write_llm, write_shop
 
-from .running import hellm
+from .running import error, hellm
 
 
 def test_pretrain_prints_validation_metrics(tmp_path: Path) -> None:
@@ -32,3 +33,44 @@ def test_finetune_with_another_language_model(shop: Path, tmp_path: Path) -> Non
     assert 'validation' in output
     assert 'mask=seen' in hellm('evaluate', out).stdout
     assert 'User u01' in hellm('recommend', out, '-u', 'u01', '-k', 1).stdout
+
+
+def test_ensemble_of_runs(shop: Path, tmp_path: Path) -> None:
+    arguments = [
+        *write_shop(shop),
+        f'ensemble.members={{seq: {shop / "seq"}, graph: {shop / "graph"}}}',
+        'ensemble.grid=[0, 0.5, 2]',
+        'eval.ks=[10]',
+    ]
+    out = tmp_path / 'run'
+    printed = hellm('ensemble', *arguments, '--out', out).stdout
+    found = json.loads((out / 'metrics.json').read_text())
+    assert set(found['weights']) == {'seq', 'graph'}
+    for name, weight in found['weights'].items():
+        value = found['members'][name]['metrics']['N@10']
+        assert re.search(rf'{name} +│ +{weight:g} │.*{value:.4f}', printed)
+    value = found['metrics']['N@10']
+    assert re.search(rf'together +│ +│.*{value:.4f}', printed)
+    again = hellm('ensemble', 'ensemble', *arguments, '--out', out)
+    assert again.stdout == printed
+    other = error('ensemble', *arguments, 'ensemble.grid=[1]', '--out', out)
+    assert "another configuration: 'ensemble.grid' is [0.0, 0.5, 2.0] there" in other
+    assert 'mask=seen' in hellm('evaluate', out).stdout
+    lists = hellm(
+        'recommend', out, '-u', 'u01', '--history', 'p001 p004', '-k', 1
+    ).stdout
+    assert 'User u01' in lists
+    assert 'New user 1' in lists
+    assert 'rows' in hellm('recommend', out, '--all', '-o', tmp_path / 'x.csv').stdout
+    shutil.rmtree(out / 'members' / 'seq')
+    assert "'ensemble.members.seq' needs to be the folder" in error('evaluate', out)
+
+
+def test_what_cannot_be_combined(shop: Path, tmp_path: Path) -> None:
+    members = [*write_shop(shop), f'ensemble.members={{a: {shop / "seq"}, b: nowhere}}']
+    message = error('ensemble', *members, '--out', tmp_path / 'run')
+    assert "'ensemble.members.b' needs to be the folder of a run" in message
+    message = error('ensemble', 'sasrec', '--out', tmp_path / 'run')
+    assert "'ensemble' needs a recipe with a section 'ensemble'" in message
+    message = error('ensemble', 'ensemble.member=3', '--out', tmp_path / 'run')
+    assert "nearest known key is 'ensemble.members'" in message

@@ -238,6 +238,21 @@ def test_images_that_a_busy_server_has_refused_are_tried_again(server, tmp_path)
     assert len(server.asked('/gone')) == 1
 
 
+@pytest.mark.parametrize(
+    'content', ['{"ima', '[]', '{}', '{"images": null}', '{"images": {"again": 0}}']
+)
+def test_a_damaged_report_is_named(tmp_path, content):
+    pytest.importorskip('PIL', reason='needs Pillow')
+    contents = raw_files('2014', image='')
+    for options in ({'images': True}, {}):
+        dataset = load(tmp_path, contents=contents, **options)
+        assert isinstance(dataset.report, dict)
+        if options or content in ('{"ima', '[]'):
+            Path(dataset.processed_paths[2]).write_text(content)
+            with pytest.raises(ValueError, match=r'report\.json.*force_reload=True'):
+                load(tmp_path, contents=contents, **options)
+
+
 def test_known_hashes(server, tmp_path):
     names = file_names('2014', 'Beauty')
     bodies = [gzip.compress(content, mtime=0) for content in raw_files('2014')]

@@ -132,7 +132,17 @@ def test_saved_file_has_usual_permissions(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'text', [None, '', '{"users": [1', '{"users": [1]}', '[1]', json.dumps(3)]
+    'text',
+    [
+        None,
+        '',
+        '{"users": [1',
+        '{"users": [1]}',
+        '[1]',
+        json.dumps(3),
+        '{"users": null, "items": [1], "titles": null}',
+        '{"users": [1], "items": [1, 1], "titles": null}',
+    ],
 )
 def test_load_refuses_other_files(tmp_path, text):
     path = tmp_path / 'ids.json'

@@ -553,3 +553,7 @@ def test_damaged_cache_says_what_to_do(log, load):
     with pytest.raises(ValueError, match=r'cannot be read.*force_reload=True'):
         load(log, **COLUMNS)
     assert edges_of(load(log, **COLUMNS, force_reload=True)[0]) == EDGES
+    for content in ('[]', '{"name'):
+        (folder / 'report.json').write_text(content)
+        with pytest.raises(ValueError, match=r'report\.json.*force_reload=True'):
+            load(log, **COLUMNS)

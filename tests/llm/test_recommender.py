@@ -211,6 +211,32 @@ def test_seen_items_need_not_compete(scope):
         recommender(candidates='new')
 
 
+@pytest.mark.parametrize('scope', ['causal', 'user'])
+def test_items_before_the_cut_need_not_compete_either(scope):
+    model = recommender(scope=scope, prefix={}, candidates='unseen', max_len=2)
+    rows = [[1, 2, 3, 4], [5], [6, 7, 8]]
+    whole = [[1, 2, 3], [1, 2, 3, 4], [5], [6, 7], [6, 7, 8]]
+    target, left = [3, 1, 4, 1, 5, 9, 2, 6], [4, 1, 5, 2, 6]
+    if scope == 'user':
+        whole, target, left = rows, [3, 1, 4], [3, 1, 4]
+    logits = model.head(model(batch_of([3, 4], [5], [7, 8], target=left)))
+    terms = []
+    for row, history, wanted in zip(logits, whole, left, strict=True):
+        others = [i for i in range(NUM_ITEMS) if i not in history or i == wanted]
+        terms.append(row[others].logsumexp(0) - row[wanted])
+    loss = model.loss(HeteroData(), batch_of(*rows, target=target))
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+def test_rows_cut_by_the_model_or_before_have_the_same_loss():
+    model = recommender(scope='user', prefix={}, candidates='unseen', max_len=2)
+    # What is cut off stands in the rest, too: the same items are seen.
+    long = batch_of([1, 2, 2, 1], [3, 3, 3], [5], target=[6, 7, 8])
+    cut = batch_of([2, 1], [3, 3], [5], target=[6, 7, 8])
+    loss, expected = (model.loss(HeteroData(), batch) for batch in (long, cut))
+    torch.testing.assert_close(loss, expected)
+
+
 def test_causal_model_trains_on_last_targets_too():
     model = recommender(prefix={})
     batch = batch_of(*HISTORIES, target=[3, 1, 4])

@@ -251,6 +251,26 @@ def test_other_formats_are_refused(saved, content):
         load(saved)
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda all: {'format': 1}, "lacks 'backbone', 'prompt', .*'hash'"),
+        (lambda all: {**all, 'tables': 3}, "'tables' needs to be of type dict"),
+        (lambda all: {**all, 'hash': {}}, "lacks 'hash.embeddings', 'hash.weights'"),
+        (
+            lambda all: {**all, 'arguments': {**all['arguments'], 'newer': 1}},
+            "arguments of LLMRecommender .*'newer'",
+        ),
+        (lambda all: {**all, 'prompt': {}}, "arguments of Prompt .*'before'"),
+    ],
+)
+def test_a_description_that_lacks_something_is_named(saved, change, message):
+    path = saved / 'hellm.json'
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match=rf"hellm\.json' is damaged.*{message}"):
+        load(saved)
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(ValueError, match="'directory' needs to be a folder"):
         load(tmp_path / 'nowhere')

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,23 @@ import pytest
 import torch
 
 from hellm_pyg.evaluation import evaluate
+from hellm_pyg.training.processes import main_first, make_accelerator
 from tests.training.toy import CONFIG, Toy, kill_at, make_data, make_trainer
 
 Task = Callable[[Path, int, int], None]
 
 
 class Deterministic(Toy):
-    """Without what depends on how many batches a process sees."""
+    """Without what depends on how many batches a process sees.
+
+    Some batches read ``rare`` and none reads ``never``; processes start apart.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rare = torch.nn.Parameter(torch.zeros(8))
+        self.never = torch.nn.Parameter(torch.ones(2, 8))
+        self.user.data += rank
 
     def on_epoch_start(self, data: Any) -> None:
         super().on_epoch_start(data)
@@ -34,13 +45,15 @@ class Deterministic(Toy):
     def loss(self, data: Any, batch: Any) -> torch.Tensor:
         value = super().loss(data, batch)
         self.mean.zero_()
+        if int(batch.user[0]) % 3 == 0:
+            value = value + ((self.rare - 1) ** 2).sum()
         return value
 
 
 def compare(run_dir: Path, rank: int, processes: int) -> None:
-    # 2 processes x 1 batch = 1 process x 2 batches; the last window is odd.
-    config = replace(CONFIG, accumulate=2 // processes, batch_size=19)
-    run = make_trainer(run_dir, Deterministic(), config)
+    # 2 processes x 2 batches = 1 process x 4 batches; the last window is odd.
+    config = replace(CONFIG, accumulate=4 // processes, batch_size=19)
+    run = make_trainer(run_dir, Deterministic(rank), config)
     assert len(run.loader) % 2 == 1
     metrics = run.fit()
     shard = (rank, processes)
@@ -52,6 +65,17 @@ def compare(run_dir: Path, rank: int, processes: int) -> None:
         'user': found.user.tolist(),
     }
     (run_dir / f'found-{rank}.json').write_text(json.dumps(content))
+
+
+def in_turn(run_dir: Path, rank: int, processes: int) -> None:
+    accelerator, path = make_accelerator(), run_dir / 'made'
+    with main_first(accelerator):
+        assert path.exists() == (rank > 0)
+        if rank == 0:
+            time.sleep(0.2)
+            path.touch()
+    with pytest.raises(ValueError, match='met by all'), main_first(accelerator):
+        raise ValueError('met by all')
 
 
 def undisturbed(run_dir: Path, rank: int, processes: int) -> None:
@@ -94,6 +118,7 @@ def main(folder: str) -> None:
     out = Path(folder)
     launch(compare, out / '1', 1)
     launch(compare, out / '2', 2)
+    launch(in_turn, out / 'turns')
     launch(undisturbed, out / 'whole')
     launch(interrupted, out / 'stopped')
     progress = (out / 'stopped' / 'state' / 'progress.json').read_text()

@@ -33,6 +33,9 @@ def test_two_processes_equal_one(runs: Path) -> None:
     ours, theirs = (load_tensors(run / 'model.safetensors') for run in (two, one))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+    # Passed over by the optimiser: not even decayed.
+    assert torch.equal(ours['never'], torch.ones(2, 8))
+    assert ours['rare'].abs().min() > 0
     curves = [load_json(run / 'metrics.json')['curve'] for run in (one, two)]
     for first, second in zip(*curves, strict=True):
         assert second['loss'] == pytest.approx(first['loss'], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from hellm_pyg.nn.models.base import GraphRecommender
 from hellm_pyg.nn.models.bm3 import BM3
+from hellm_pyg.nn.models.ensemble import Ensemble
 from hellm_pyg.nn.models.floors import ItemKNN, Popularity
 from hellm_pyg.nn.models.freedom import FREEDOM
 from hellm_pyg.nn.models.grcn import GRCN
@@ -19,6 +20,7 @@ __all__ = [
     'GRCN',
     'LATTICE',
     'VBPR',
+    'Ensemble',
     'GRU4Rec',
     'GraphRecommender',
     'HeLLMPre',

@@ -1,0 +1,225 @@
+"""Serves recommendations over HTTP: one forward pass a request, nothing is decoded.
+
+    python examples/serve.py --model runs/shop/hellm --port 8000
+    curl localhost:8000 -d '{"history": ["p1", "p7"], "k": 5}'
+    python examples/serve.py --model runs/shop/hellm --measure 200 --clients 4
+
+``--model`` is the folder of a run or of ``save_pretrained``; without it a tiny random
+LLaMA is trained on synthetic data first. The catalogue is encoded once. Requests that
+wait while another is computed join in one forward pass. Mind that this is an example:
+there is no access control, and it listens to this machine alone.
+"""
+
+import argparse
+import json
+import queue
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import Future
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import torch
+from torch_geometric import seed_everything
+from transformers import LlamaConfig, LlamaModel
+
+from hellm_pyg.config import TrainConfig
+from hellm_pyg.data import SequenceBatch, SequenceLoader, fold_in
+from hellm_pyg.datasets import FakeRecDataset
+from hellm_pyg.evaluation import inference, top_k
+from hellm_pyg.experiment import load_run
+from hellm_pyg.llm import LLMRecommender, Prompt, llara
+from hellm_pyg.llm.backbone import load_model
+from hellm_pyg.nn.models import SASRec
+from hellm_pyg.training import Trainer
+from hellm_pyg.transforms import LeaveOneOut
+
+parser = argparse.ArgumentParser()
+parser.add_argument('--model', type=Path, default=None, help='folder')
+parser.add_argument('--port', type=int, default=8000, help='0 for a free one')
+parser.add_argument('--batch-size', type=int, default=32, help='requests joined')
+parser.add_argument('--measure', type=int, default=0, help='time so many requests')
+parser.add_argument('--clients', type=int, default=1, help='that ask at once')
+args = parser.parse_args()
+
+
+def train_tiny(folder):
+    """Leaves a LLaMA of two layers that reads the items of a SASRec."""
+    seed_everything(2024)
+    size = {'hidden_size': 64, 'intermediate_size': 128, 'num_hidden_layers': 2}
+    config = LlamaConfig(vocab_size=64, num_attention_heads=4, **size)
+    LlamaModel(config).save_pretrained(folder / 'tiny-llama')
+    dataset = FakeRecDataset(400, 120, pre_transform=LeaveOneOut())
+    data = dataset[0]
+    loader = SequenceLoader(data, 'train', batch_size=64, targets='all')
+    sasrec = SASRec(dataset.ids.num_items)
+    Trainer(
+        sasrec, data, loader, TrainConfig(epochs=10, lr=5e-3), folder / 'sasrec'
+    ).fit()
+    seq = sasrec.embeddings(data)['item']
+    llm, prompt = load_model(str(folder / 'tiny-llama')), Prompt(before=range(1, 9))
+    model = llara(llm, prompt, seq, scope='causal', head='tied')
+    Trainer(model, data, loader, TrainConfig(epochs=5, lr=3e-3), folder / 'llara').fit()
+    model.save_pretrained(folder / 'saved', ids=dataset.ids)
+
+
+data = None
+if args.model is None:
+    with tempfile.TemporaryDirectory() as temporary:
+        train_tiny(Path(temporary))
+        model = LLMRecommender.from_pretrained(Path(temporary, 'saved'))
+    ids = model.ids
+elif (args.model / 'hellm.json').is_file():
+    model = LLMRecommender.from_pretrained(args.model)
+    ids = model.ids
+else:
+    run = load_run(args.model)
+    model, ids, data = run.model, run.ids, fold_in(run.data, 'all')
+if ids is None:
+    sys.exit(f"'{args.model}' was saved without ids: save_pretrained(folder, ids=ids)")
+
+device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+model.to(device)
+with inference(model):
+    encoded = model.encode(None if data is None else data.to(device))
+waiting = queue.Queue()  # of an encoded history, k, and the future of its items
+sizes = []  # of the forward passes
+
+
+def rank(histories, k):
+    """The best items of new users, who are their histories, and the scores."""
+    length = torch.tensor([history.numel() for history in histories])
+    row = torch.arange(len(histories)).repeat_interleave(length)
+    item, nobody = torch.cat(histories), torch.full((len(histories),), -1)
+    with inference(model):
+        scores = model.score(encoded, SequenceBatch(nobody, item, row).to(device))
+    scores = scores.float().cpu()
+    if not scores.isfinite().all():
+        raise ValueError('the scores are not finite: the model has diverged')
+    scores[row, item] = -torch.inf  # seen
+    return top_k(scores, k)
+
+
+def work():
+    """Takes all requests that wait into one forward pass, again and again."""
+    while True:
+        jobs = [waiting.get()]
+        while len(jobs) < args.batch_size and not waiting.empty():
+            jobs.append(waiting.get())
+        histories, ks, futures = zip(*jobs, strict=True)
+        sizes.append(len(jobs))
+        try:
+            for k, future, item, score in zip(
+                ks, futures, *rank(histories, max(ks)), strict=True
+            ):
+                future.set_result((item[:k].tolist(), score[:k].tolist()))
+        except Exception as error:  # the server goes on, and says so
+            for future in futures:
+                if not future.done():
+                    future.set_exception(RuntimeError(str(error)))
+
+
+def answer(request):
+    """The response to a request; a ValueError says what is wrong with it."""
+    if not isinstance(request, dict) or not isinstance(request.get('history'), list):
+        raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
+    k = request.get('k', 10)
+    if type(k) is not int or not 1 <= k <= ids.num_items:
+        raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
+    if not request['history']:
+        raise ValueError("'history' needs at least one item id (got none)")
+    future = Future()
+    waiting.put((ids.item_index(request['history']), k, future))
+    found = zip(*future.result(), strict=True)
+    return [
+        {
+            'item': ids.item_id(item),
+            'title': ids.titles[item] if ids.titles else None,
+            'score': score,
+        }
+        for item, score in found
+        if score > -torch.inf  # fewer than k may be left
+    ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """JSON in, JSON out, status 400 and the reason for what cannot be answered."""
+
+    protocol_version = 'HTTP/1.1'  # a connection may send many requests
+    wbufsize = -1  # head and body leave together
+    timeout = 60  # seconds that a connection may be silent
+
+    def do_POST(self):
+        """Answers one request."""
+        try:
+            size = int(self.headers.get('Content-Length', -1))
+            if not 0 <= size <= 1_000_000:
+                self.close_connection = True  # the body is not read
+                raise ValueError(f"'Content-Length' needs to be to 10^6 (got {size})")
+            status, body = 200, {'items': answer(json.loads(self.rfile.read(size)))}
+        except ValueError as error:  # of JSON and of unknown ids, too
+            status, body = 400, {'error': str(error)}
+        except Exception as error:
+            status, body = 500, {'error': repr(error)}
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        """Stays silent."""
+
+
+def ask(port, count, seconds):
+    """A client that sends random histories over one connection."""
+    connection = HTTPConnection('127.0.0.1', port)
+    for _ in range(count):
+        length = int(torch.randint(1, min(20, ids.num_items), ()))
+        history = ids.item_id(torch.randint(ids.num_items, (length,)))
+        body = json.dumps({'history': history, 'k': min(10, ids.num_items)})
+        began = time.perf_counter()
+        connection.request('POST', '/', body)
+        response = connection.getresponse()
+        content = response.read()
+        seconds.append(time.perf_counter() - began)
+        if response.status != 200:
+            raise RuntimeError(f'{response.status}: {content.decode()}')
+
+
+threading.Thread(target=work, daemon=True).start()
+server = ThreadingHTTPServer(('127.0.0.1', 0 if args.measure else args.port), Handler)
+port = server.server_address[1]
+if not args.measure:
+    example = json.dumps({'history': ids.item_id([0, 1]), 'k': 5})
+    print(f"curl http://127.0.0.1:{port} -d '{example}'", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        sys.exit()
+
+threading.Thread(target=server.serve_forever, daemon=True).start()
+ask(port, 10, [])  # the first ones pay for what is set up late
+sizes.clear()
+seconds, began = [], time.perf_counter()
+share = [args.measure // args.clients] * args.clients
+share[0] += args.measure % args.clients
+clients = [threading.Thread(target=ask, args=(port, n, seconds)) for n in share]
+for client in clients:
+    client.start()
+for client in clients:
+    client.join()
+total = time.perf_counter() - began
+if len(seconds) < args.measure:
+    sys.exit(f'{args.measure - len(seconds)} requests have failed')
+p95 = sorted(seconds)[int(0.95 * len(seconds))]
+print(f'{len(seconds)} requests of {args.clients} clients, {ids.num_items} items')
+print(f'latency: median {1000 * statistics.median(seconds):.1f} ms, ', end='')
+print(f'95 % within {1000 * p95:.1f} ms')
+print(f'throughput: {len(seconds) / total:.1f} requests/s, ', end='')
+print(f'{statistics.mean(sizes):.1f} requests a forward pass')

@@ -1,0 +1,217 @@
+"""The model in the folder of a run, which may be an ensemble of others' copies."""
+
+from __future__ import annotations
+
+import filecmp
+import inspect
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch_geometric.data import HeteroData
+
+from hellm_pyg import checkpoint
+from hellm_pyg.assembly import (
+    build_model,
+    check_catalogue,
+    model_class,
+    training_data,
+)
+from hellm_pyg.config import Config, load_run_config
+from hellm_pyg.datasets.ids import IdMap
+
+CONFIG, IDS, METRICS = 'config.yaml', 'ids.json', 'metrics.json'
+WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
+# Of the data, what a member shares with its ensemble; the latter if it reads features.
+SPLIT_KEYS = ('val_from', 'test_from')
+GRAPH_KEYS = ('features', 'knn', 'knn_direction', 'knn_index')
+
+logger = logging.getLogger(__name__)
+
+
+def check_finished(folder: Path, key: str = 'run') -> None:
+    """Refuses a folder that is none of a run, or of one that has not ended.
+
+    Raises:
+        ValueError: If a file is missing.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"'{key}' needs to be the folder of a run (got '{folder}', without "
+            f"'{CONFIG}')"
+        )
+    if not (folder / METRICS).is_file():
+        raise ValueError(
+            f"'{key}' needs to be the folder of a finished run (got '{folder}', which "
+            f'is not trained to its end: the command that began it goes on)'
+        )
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Returns what a run has measured, and its settings.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    path = folder / METRICS
+    # Models without anything to train have no settings of a training.
+    metrics = {'settings': {}, **checkpoint.load_json(path, dict)}
+    checkpoint.check_entries(path, metrics, {'metrics': dict, 'settings': dict})
+    return metrics
+
+
+def check_data(folder: Path, data: HeteroData, ids: IdMap) -> None:
+    """Refuses data of other users or items, and warns of other interactions.
+
+    Raises:
+        ValueError: If the id maps differ or a file is damaged.
+    """
+    check_catalogue(folder, ids)
+    trained_on = read_metrics(folder)['settings'].get('data')
+    if trained_on not in (None, data.fingerprint):
+        logger.warning(
+            '%s: the interactions or features have changed since it was trained; its '
+            'users and items are the same',
+            folder,
+        )
+
+
+def load_model(folder: Path, config: Config, data: HeteroData, ids: IdMap) -> Any:
+    """Loads the model of a finished run.
+
+    Args:
+        folder: The run.
+        config: Its configuration.
+        data: The data that it was trained on.
+        ids: Their id map.
+
+    Raises:
+        ValueError: If a file is damaged or does not fit.
+    """
+    if config.ensemble is not None:
+        from hellm_pyg.nn.models import Ensemble
+
+        kinds = dict.fromkeys(config.ensemble.members, int | float)
+        weights = checkpoint.load_json(folder / METRICS, {'weights': kinds})['weights']
+        return Ensemble(
+            load_members(copies(folder, config), config, data, ids), weights
+        )
+    if config.llm is not None:
+        from hellm_pyg.llm.recommender import LLMRecommender
+
+        return LLMRecommender.from_pretrained(
+            folder / LLM_FOLDER, fingerprint=ids.fingerprint
+        )
+    model: Any = build_model(config, data)
+    if model.sampling == 'none':
+        model.fit(training_data(config, data))  # gives what it counts the right shape
+    state = checkpoint.load_tensors(folder / WEIGHTS, model.state_dict())
+    model.load_state_dict(state)
+    return model
+
+
+def load_members(
+    folders: Mapping[str, str], config: Config, data: HeteroData, ids: IdMap
+) -> dict[str, Any]:
+    """Loads the members of an ensemble, in evaluation mode.
+
+    Args:
+        folders: Name to folder of a finished run.
+        config: The configuration of the ensemble.
+        data: Its data, which all members read.
+        ids: Their id map.
+
+    Raises:
+        ValueError: If there are none, a folder has no finished run or one of another
+            catalogue, of data that are split or linked in another way, of longer
+            histories, or an ensemble itself.
+    """
+    if not folders:
+        raise ValueError(
+            "'ensemble.members' needs a run at least, as in "
+            'ensemble.members.graph=runs/graph (got none)'
+        )
+    members = {}
+    for name, path in folders.items():
+        key, folder = f'ensemble.members.{name}', Path(path)
+        if re.fullmatch(r'\w[\w.-]*', name) is None:
+            raise ValueError(
+                f"'ensemble.members' needs names of letters, digits, '_', '-' and '.' "
+                f'(got {name!r})'
+            )
+        check_finished(folder, key)
+        own = load_run_config(folder / CONFIG)
+        if own.ensemble is not None:
+            raise ValueError(
+                f"'{key}' needs to be a run that is no ensemble itself (got "
+                f"'{folder}'): take its members, {', '.join(own.ensemble.members)}"
+            )
+        try:
+            check_data(folder, data, ids)
+            _check_same(own, config)
+            members[name] = load_model(folder, own, data, ids).eval()
+        except ValueError as error:
+            raise ValueError(f"'{key}' cannot be a member: {error}") from error
+    return members
+
+
+def _check_same(own: Config, config: Config) -> None:
+    """Refuses a member that would read other data than it was trained on."""
+    if own.train.split != 'train':
+        raise ValueError(
+            'it was trained on the validation items, by which the weights are chosen '
+            f"(got 'train.split' {own.train.split!r} for it)"
+        )
+    cls = None if own.llm is not None else model_class(own.model.get('name'))
+    keys = list(SPLIT_KEYS)
+    if cls is not None and 'feature_dims' in inspect.signature(cls).parameters:
+        keys += GRAPH_KEYS
+    for key in keys:
+        old, new = getattr(own.data, key), getattr(config.data, key)
+        if key == 'features':  # the files may have moved
+            old, new = sorted(old), sorted(new)
+        if old != new:
+            raise ValueError(
+                f"it was trained with 'data.{key}' {old!r} (got {new!r} for the "
+                f'ensemble); all members read the same data'
+            )
+    sequences = getattr(cls, 'sampling', 'sequences') == 'sequences'
+    if sequences and own.train.max_len > config.train.max_len:
+        raise ValueError(
+            f"it reads histories of {own.train.max_len} items (got 'train.max_len' "
+            f'{config.train.max_len} for the ensemble); give at least as many'
+        )
+
+
+def copy_members(folders: Mapping[str, str], run_dir: Path) -> None:
+    """Copies what :func:`load_members` reads into the folder of the ensemble."""
+    with checkpoint.atomic_folder(run_dir / MEMBERS) as members:
+        for name, folder in folders.items():
+            (members / name).mkdir()
+            for file in (CONFIG, IDS, METRICS, WEIGHTS):
+                if (Path(folder) / file).is_file():
+                    shutil.copyfile(Path(folder) / file, members / name / file)
+            if (Path(folder) / LLM_FOLDER).is_dir():
+                shutil.copytree(Path(folder) / LLM_FOLDER, members / name / LLM_FOLDER)
+
+
+def copies(run_dir: Path, config: Config) -> dict[str, str]:
+    """The folders of the members' copies, by name."""
+    members = () if config.ensemble is None else config.ensemble.members
+    return {name: str(run_dir / MEMBERS / name) for name in members}
+
+
+def changed_members(folders: Mapping[str, str], run_dir: Path) -> list[str]:
+    """The members whose folders hold another run than when they were copied."""
+    pairs = {
+        name: (Path(folder) / METRICS, run_dir / MEMBERS / name / METRICS)
+        for name, folder in folders.items()
+    }
+    return [
+        name
+        for name, (now, then) in pairs.items()
+        if now.is_file() and then.is_file() and not filecmp.cmp(now, then, False)
+    ]
