@@ -167,8 +167,10 @@ def _check_same(own: Config, config: Config) -> None:
         )
     cls = None if own.llm is not None else model_class(own.model.get('name'))
     keys = list(SPLIT_KEYS)
-    if cls is not None and 'feature_dims' in inspect.signature(cls).parameters:
-        keys += GRAPH_KEYS
+    if cls is not None:
+        arguments = inspect.signature(cls).parameters
+        if 'feature_dims' in arguments or 'modalities' in arguments:
+            keys += GRAPH_KEYS
     for key in keys:
         old, new = getattr(own.data, key), getattr(config.data, key)
         if key == 'features':  # the files may have moved

@@ -18,7 +18,7 @@ from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 from tests.builders import rec_data
 from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
 
-PHASE_ONE = [name for name in recipes() if not name.startswith('finetune')]
+PHASE_ONE = [name for name in recipes() if load_config(name).model]
 WITH_PREFIX = [f'finetune_{profile}' for profile in ('released', 'paper', 'best')]
 
 

@@ -244,6 +244,11 @@ def test_folders_that_are_no_members(
         'data.knn=3',
     )
     refused(
+        f'ensemble.members.graph={shop / "graph"}',
+        r"members.graph' cannot be a member: .*'data.features' \['text'\] \(got \[\]",
+        'data.features={}',
+    )
+    refused(
         'train.max_len=7',
         r"members.seq' cannot be a member: .* of 8 items \(got 'train.max_len' 7 ",
     )
@@ -264,7 +269,7 @@ def test_member_of_another_catalogue_is_named(shop: Path, tmp_path: Path) -> Non
     log.write_text(log.read_text().replace('p003', 'q003'))
     items = tmp_path / 'other' / 'items.csv'
     items.write_text(items.read_text().replace('p003', 'q003'))
-    config = load_config('sasrec', [*overrides, *SMALL, 'model.name=Popularity'])
+    config = load_config('sasrec', [*overrides, 'model.name=Popularity'])
     experiment.pretrain(config, tmp_path / 'run')
     config = ensemble_config(shop, f'ensemble.members.new={tmp_path / "run"}')
     with pytest.raises(

@@ -149,10 +149,6 @@ class TrainConfig:
     """Optimisation of either phase.
 
     Args:
-        split: The interactions that are trained on: ``'train'``, those and the
-            validation items (``'train+val'``) or ``'all'``. Where the validation
-            items are among them nothing is validated, and ``epochs`` are trained to
-            the end: for a model to be used, once validation has told how many.
         epochs: Largest number of epochs.
         batch_size: Rows of a batch.
         batch_tokens: Bound on rows times longest row instead (sequences).
@@ -169,6 +165,10 @@ class TrainConfig:
         accumulate: Batches to a step.
         precision: ``'fp32'`` or ``'bf16'`` (autocast).
         activation_checkpointing: Recompute the LLM's layers in backward.
+        split: The interactions that are trained on: ``'train'``, those and the
+            validation items (``'train+val'``) or ``'all'``. Where the validation
+            items are among them nothing is validated, and ``epochs`` are trained to
+            the end: for a model to be used, once validation has told how many.
         sampling: Positives of pairs: ``'user'`` or ``'interaction'``.
         targets: ``'all'`` positions of a sequence or the ``'last'``.
         num_neg: Sampled negatives of a target, at most as many as there are items.
@@ -180,7 +180,6 @@ class TrainConfig:
         seed: Seed of initialisation, order, negatives and dropout.
     """
 
-    split: Literal['train', 'train+val', 'all'] = 'train'
     epochs: int = 100
     batch_size: int = 1024
     batch_tokens: int | None = None
@@ -196,6 +195,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: Literal['fp32', 'bf16'] = 'fp32'
     activation_checkpointing: bool = False
+    split: Literal['train', 'train+val', 'all'] = 'train'
     sampling: Literal['user', 'interaction'] = 'user'
     targets: Literal['all', 'last'] = 'all'
     num_neg: int = 1
