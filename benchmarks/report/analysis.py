@@ -80,6 +80,9 @@ class SliceTable:
     high: Array
 
 
+UNTESTED = 'none, for validation alone was read'
+
+
 @dataclass
 class Analysis:
     """Everything that is shown of a section.
@@ -95,8 +98,11 @@ class Analysis:
 
     @property
     def headline(self) -> str:
-        """The first protocol, which the tests and slices are of."""
-        return next(iter(self.tables))
+        """The first protocol, which the tests and slices are of.
+
+        Where the test items were left alone, it says so.
+        """
+        return next(iter(self.tables), UNTESTED)
 
 
 def _rows(section: Section, models: Sequence[Model], protocol: str) -> list[Row]:

@@ -246,8 +246,8 @@ def provenance(analysis: Analysis) -> Table:
     columns = ['cell', 'seed', 'commit', 'data', 'made with', 'command']
     caption = (
         'Every row is a file of results; its protocols are '
-        f'{"; ".join(analysis.tables)}. A second commit is that of the training. '
-        '+changes: tracked files differed from the commit.'
+        f'{"; ".join(analysis.tables) or analysis.headline}. A second commit is that '
+        'of the training. +changes: tracked files differed from the commit.'
     )
     return Table('Provenance', columns, body, caption, words={2, 3, 4, 5})
 

@@ -169,6 +169,18 @@ def test_several_folders_share_a_report(folder: Path, tmp_path: Path) -> None:
     assert not (other / 'RESULTS.md').exists()
 
 
+def test_report_of_validation_alone(tmp_path: Path) -> None:
+    for name in ('lightgcn', 'sasrec'):
+        content = result(name, ranks(300, 1, 1), test={}, ranks={})
+        write(tmp_path / 'levers', content)
+    main([str(tmp_path / 'levers')])
+    text = (tmp_path / 'levers' / 'RESULTS.md').read_text()
+    assert 'its protocols are none, for validation alone was read' in text
+    assert '### Test' not in text
+    found = Page((tmp_path / 'levers' / 'RESULTS.html').read_text())
+    assert 'Learning curves' in ' '.join(found.words)
+
+
 def test_report_of_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
