@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.activations import activation_bytes, head_bytes, ranking_bytes
 from hellm_pyg.assembly import (
     PREFIX_FROM_LLM,
     build_data,
@@ -18,8 +18,8 @@ from hellm_pyg.assembly import (
     checked_arguments,
     table_width,
 )
-from hellm_pyg.checkpoint import load_json
-from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config, parse
+from hellm_pyg.backbone_shape import backbone_shape, lora_parameters
+from hellm_pyg.config import Config, TrainConfig, load_run_config
 
 # Where the data are not read: what shops and review sites have on average, and the
 # width of BERT's features.
@@ -37,116 +37,6 @@ HELD = (
     'item tables',
 )
 SHARED = ('graphs', 'features')
-# Tokens around the items; the default instruction has 50 to 60.
-PROMPT_TOKENS = 64
-# Scores that live at once (see ItemHead), with their gradient.
-LOGITS = 2 * 2**24 * 4
-
-
-@dataclass(frozen=True)
-class BackboneShape:
-    """The sizes of a LLaMA-like language model.
-
-    Args:
-        hidden_size: Width :math:`H`.
-        num_layers: Layers :math:`L`.
-        num_heads: Query heads.
-        num_key_value_heads: Key and value heads.
-        head_dim: Width of a head.
-        intermediate_size: Inner width of the feed-forward part.
-        vocab_size: Tokens.
-    """
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-
-    @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> BackboneShape:
-        """Reads the ``config.json`` of transformers."""
-        heads, hidden = config['num_attention_heads'], config['hidden_size']
-        return cls(
-            hidden,
-            config['num_hidden_layers'],
-            heads,
-            config.get('num_key_value_heads') or heads,
-            config.get('head_dim') or hidden // heads,
-            config['intermediate_size'],
-            config['vocab_size'],
-        )
-
-    @property
-    def maps(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of the linear maps of a layer."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        query = self.num_heads * self.head_dim
-        key = self.num_key_value_heads * self.head_dim
-        return {
-            'q_proj': (hidden, query),
-            'k_proj': (hidden, key),
-            'v_proj': (hidden, key),
-            'o_proj': (query, hidden),
-            'gate_proj': (hidden, inner),
-            'up_proj': (hidden, inner),
-            'down_proj': (inner, hidden),
-        }
-
-    @property
-    def num_linear(self) -> int:
-        """Weights of all layers' linear maps."""
-        return self.num_layers * sum(a * b for a, b in self.maps.values())
-
-    @property
-    def num_other(self) -> int:
-        """Token embeddings and norms (no language-model head)."""
-        norms = (2 * self.num_layers + 1) * self.hidden_size
-        return self.vocab_size * self.hidden_size + norms
-
-
-KNOWN = {
-    'SmolLM2-135M-Instruct': BackboneShape(576, 30, 9, 3, 64, 1536, 49152),
-    'meta-llama/Llama-2-7b-hf': BackboneShape(4096, 32, 32, 32, 128, 11008, 32000),
-}
-
-
-def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
-    """Finds the sizes of a backbone: known, in a folder, or on the hub.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    shape = None if Path(name).is_dir() else KNOWN.get(name)
-    if shape is None:
-        path = Path(name) / 'config.json'
-        if not path.is_file():
-            path = _hub_config(name)
-        try:
-            shape = BackboneShape.from_dict(load_json(path, dict))
-        except KeyError as error:
-            raise ValueError(
-                f"'llm.name' needs a LLaMA-like model: its configuration lacks {error} "
-                f'(got {name!r})'
-            ) from None
-    if num_layers is None:
-        return shape
-    return BackboneShape(**{**vars(shape), 'num_layers': num_layers})
-
-
-def _hub_config(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, 'config.json'))
-    except Exception as error:
-        # Offline, gated, unknown and misspelt names all end here.
-        raise ValueError(
-            f"'llm.name' is neither a known model, a folder, nor on the hub (got "
-            f'{name!r}): {type(error).__name__}'
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -218,6 +108,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
     """What the members hold when they rank, beside their activations."""
     assert config.ensemble is not None
     rows: dict[str, int] = {}
+    shared: dict[str, int] = {}
     for name, folder in config.ensemble.members.items():
         path = Path(os.path.expandvars(folder)) / 'config.yaml'
         if not path.is_file():
@@ -236,11 +127,11 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
         rows[name] = sum(found.get(part, 0) for part in HELD)
         for part in SHARED:
             if part in found:
-                rows[part] = max(found[part], rows.get(part, 0))
+                shared[part] = max(found[part], shared.get(part, 0))
     # Of every member as it comes and standardised, and two sums.
     number = 2 * len(config.ensemble.members) + 2
     scores = 4 * number * config.eval.batch_size * sizes.num_items
-    return {**rows, 'scores of a validation batch': scores}
+    return {**rows, **shared, 'scores of a validation batch': scores}
 
 
 def _count(module: nn.Module | None) -> int:
@@ -306,7 +197,8 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
 
     llm = config.llm
     assert llm is not None
-    shape = backbone_shape(os.path.expandvars(llm.name), llm.num_layers)
+    name = os.path.expanduser(os.path.expandvars(llm.name))
+    shape = backbone_shape(name, llm.num_layers)
     widths = {
         name: _table_width(name, os.path.expandvars(source), sizes)
         for name, source in llm.tables.items()
@@ -351,6 +243,13 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     if llm.load_in_4bit:  # 4 bits and doubly quantised scales
         linear = int(shape.num_linear * 0.516)
     frozen = sum(buffer.numel() for buffer in head.buffers())
+    copies = 2 * number if low else 0  # of the trained matrices, under autocast
+    training = activation_bytes(config.train, llm, shape) + copies
+    width = token if llm.head == 'tied' else shape.hidden_size
+    training += head_bytes(config.train, llm, width, sizes.num_items)
+    ranking = ranking_bytes(
+        config.eval.batch_size, sizes.num_items, config.train, llm, shape
+    )
     return {
         'backbone': linear + shape.num_other * weight,
         'LoRA': 4 * lora,
@@ -359,54 +258,6 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
         'item head': 4 * (_count(head) + frozen),
         'item tables': 4 * sizes.num_items * sum(widths.values()),
         **_trained(number),
-        'activations (at most)': activation_bytes(config.train, llm, shape),
-        'logits': min(LOGITS, 8 * _tokens(config.train) * sizes.num_items),
+        'activations (at most)': training,
+        'validation beyond these (at most)': max(ranking - training, 0),
     }
-
-
-def lora_parameters(llm: LLMConfig, shape: BackboneShape) -> int:
-    """Returns the number of LoRA's weights."""
-    rank = parse((llm.lora or {}).get('r', 8), int, 'llm.lora.r', 'LoraConfig')
-    if rank < 1:
-        raise ValueError(f"'llm.lora.r' needs to be at least 1 (got {rank})")
-    return shape.num_layers * sum(rank * (a + b) for a, b in _targets(llm, shape))
-
-
-def _targets(llm: LLMConfig, shape: BackboneShape) -> list[tuple[int, int]]:
-    if llm.lora is None:
-        return []
-    given, key = llm.lora.get('target_modules'), 'llm.lora.target_modules'
-    names = parse(given, list[str] | str | None, key, 'LoraConfig')
-    names = names or ['q_proj', 'v_proj']
-    maps = shape.maps
-    return [maps[name] for name in maps if names == 'all-linear' or name in names]
-
-
-def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -> int:
-    """Bounds what the backward pass of the language model keeps.
-
-    Every row is taken to be ``max_len`` items long. With activation checkpointing
-    a layer keeps its input, and one layer at a time the rest.
-    """
-    length = train.max_len
-    rows = max(1, _tokens(train) // length)
-    shared = PROMPT_TOKENS
-    if llm.scope == 'user':
-        length, shared = length + PROMPT_TOKENS, 0
-    tokens = rows * length + shared
-    slots = int((llm.prefix or {}).get('num_tokens', 10)) if llm.prefix else 0
-    keys = length + shared + slots
-    size = 2 if train.precision == 'bf16' else 4
-    query = shape.num_heads * shape.head_dim
-    key = shape.num_key_value_heads * shape.head_dim
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    kept = tokens * size * (6 * hidden + 5 * query + 6 * key + 6 * inner)
-    kept += tokens * 4 * 4 * hidden  # norms and the residual stream in fp32
-    # Fused attention keeps no scores; a causal or gated prefix needs its own.
-    own = llm.scope == 'causal' or (llm.prefix or {}).get('gate') == 'tanh'
-    kept += (4 if own else 1) * 4 * rows * shape.num_heads * length * keys
-    # LoRA keeps the mask and the result of the dropout on each input.
-    kept += tokens * (size + 1) * sum(width for width, _ in _targets(llm, shape))
-    if not train.activation_checkpointing:
-        return shape.num_layers * kept
-    return shape.num_layers * tokens * hidden * size + kept

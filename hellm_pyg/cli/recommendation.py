@@ -50,6 +50,7 @@ def recommend(
     """
     from hellm_pyg import recommendation
     from hellm_pyg.experiment import load_run
+    from hellm_pyg.training.processes import make_accelerator
 
     if everyone and out is None:
         raise ValueError("'--all' needs a file: --out top.parquet (.csv, .jsonl)")
@@ -59,6 +60,8 @@ def recommend(
         )
     loaded = load_run(run, overrides or [])
     model, data, ids = loaded.model, loaded.data, loaded.ids
+    if next(model.parameters(), None) is not None:  # else it counts, on the CPU
+        model.to(make_accelerator().device)
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
     common['max_len'] = loaded.config.train.max_len
     if everyone and out is not None:

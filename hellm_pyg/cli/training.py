@@ -55,7 +55,7 @@ def ensemble(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar='[RECIPE] [A.B=C]...',
+            metavar='RECIPE|A.B=C',
             help='Recipe file or name of a packaged one, ensemble unless given, then '
             'overrides as of pretrain.',
         ),

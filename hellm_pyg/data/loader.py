@@ -14,7 +14,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.data.negative import NegativeSampler
-from hellm_pyg.data.split import INTERACTS, History, Split, history_edges
+from hellm_pyg.data.split import INTERACTS, History, Split, edge_tensor, history_edges
 
 BatchT = TypeVar('BatchT', PairBatch, SequenceBatch)
 LoaderT = TypeVar('LoaderT', bound='Loader')
@@ -34,7 +34,8 @@ def _sampler(data: HeteroData, num_neg: int) -> NegativeSampler:
             f"'num_neg' needs to be at most {num_items}, the number of items (got "
             f'{num_neg}); draw fewer'
         )
-    return NegativeSampler(data[INTERACTS].edge_index, num_users, num_items)
+    edges = edge_tensor(data[INTERACTS].edge_index).cpu()
+    return NegativeSampler(edges, num_users, num_items)
 
 
 def _check_at_least(name: str, value: int, least: int, why: str = '') -> None:
@@ -164,7 +165,7 @@ class PairLoader(Loader[PairBatch]):
         self.batch_size = batch_size
         self.num_neg = num_neg
         self.sampling = sampling
-        self._train = history_edges(data, 'train')
+        self._train = history_edges(data, 'train').cpu()
         self._edge_user = self._train.user
         self._users = self._train.length.nonzero().view(-1)
         self._sampler = _sampler(data, num_neg)
@@ -254,7 +255,7 @@ class SequenceLoader(Loader[SequenceBatch]):
         batch_tokens: int | None = None,
     ) -> None:
         super().__init__(seed)
-        known = history_edges(data, split, history)
+        known = history_edges(data, split, history).cpu()
         held_out = {'train': 2, 'val': 2, 'test': 1, 'all': 0}[split]
         why = f' with split={split!r}, held-out items included' if held_out else ''
         least = held_out + (2 if split == 'train' else 1)
@@ -290,7 +291,7 @@ class SequenceLoader(Loader[SequenceBatch]):
     ) -> None:
         num_users = ptr.numel() - 1
         user = torch.arange(num_users) if users is None else torch.as_tensor(users)
-        user = user.long().view(-1)
+        user = user.long().view(-1).cpu()
         unknown = (user < 0) | (user >= num_users)
         if bool(unknown.any()):
             raise ValueError(
@@ -298,9 +299,9 @@ class SequenceLoader(Loader[SequenceBatch]):
                 f'{user[unknown].tolist()[:5]})'
             )
         if self.split in ('val', 'test'):
-            target = data['user'][f'{self.split}_item'][user]
+            target = data['user'][f'{self.split}_item'].cpu()[user]
             user, self._target = user[target >= 0], target[target >= 0]
-        whole = history_edges(data, 'all').ptr
+        whole = history_edges(data, 'all').ptr.cpu()
         cut = (whole[user + 1] - whole[user] - self.max_len).clamp_(min=0)
         start = ptr[user] + cut
         length = (ptr[user + 1] - start).clamp_(min=0)

@@ -42,7 +42,7 @@ class NegativeSampler:
             )
         self._start = degree.cumsum(0) - degree
         self._free = num_items - degree
-        rank = torch.arange(item.numel()) - self._start[user]
+        rank = torch.arange(item.numel(), device=item.device) - self._start[user]
         self._key = user * num_items + (item - rank)
 
     def sample(

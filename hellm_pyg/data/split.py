@@ -42,7 +42,12 @@ class Histories(NamedTuple):
     @property
     def user(self) -> Tensor:
         """User of each item, :math:`[T]`."""
-        return torch.arange(self.ptr.numel() - 1).repeat_interleave(self.length)
+        user = torch.arange(self.ptr.numel() - 1, device=self.ptr.device)
+        return user.repeat_interleave(self.length)
+
+    def cpu(self) -> Histories:
+        """On the CPU, where batches are made."""
+        return Histories(self.item.cpu(), self.ptr.cpu())
 
 
 def edge_tensor(edge_index: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ def _append(histories: Histories, item: Tensor, present: Tensor) -> Histories:
     ptr[1:] += added
     out = histories.item.new_empty(int(ptr[-1]))
     shift = added - present.long()
-    index = torch.arange(histories.item.numel())
+    index = torch.arange(histories.item.numel(), device=item.device)
     out[index + shift[histories.user]] = histories.item
     out[ptr[1:][present] - 1] = item[present]
     return Histories(out, ptr)

@@ -268,7 +268,7 @@ def iter_rank(
         k = min(k, num_items)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
-    known = history_edges(data, 'all')
+    known = history_edges(data, 'all').cpu()
     device = device_of(model)
     batches: Any = [users]
     if not isinstance(users, SequenceBatch):
@@ -307,7 +307,7 @@ def _masked(data: HeteroData, split: str, protocol: Protocol) -> Histories | Non
     if protocol.mask == 'none':
         return None
     before = 'test' if split == 'test' and protocol.mask == 'seen' else 'train'
-    return history_edges(data, before, 'train+val')  # type: ignore[arg-type]
+    return history_edges(data, before, 'train+val').cpu()  # type: ignore[arg-type]
 
 
 def _bar(batches: Any, description: str, progress: bool) -> Iterator[SequenceBatch]:

@@ -52,8 +52,10 @@ def device_of(model: Recommender) -> torch.device:
 
 
 def place(data: HeteroData, device: torch.device) -> HeteroData:
-    """The data on a device; a copy unless that is the CPU."""
-    return data if device.type == 'cpu' else copy.copy(data).to(device)
+    """The data on a device; a copy unless they are there."""
+    values = [value for store in data.stores for value in store.values()]
+    there = {value.device for value in values if isinstance(value, Tensor)} <= {device}
+    return data if there else copy.copy(data).to(device)
 
 
 def known_pairs(known: Histories | None, user: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,7 +69,8 @@ def load_backbone(
             exists.
         num_layers: Keep only so many of the first layers.
         dtype: Type of the weights.
-        load_in_4bit: Quantise the weights with bitsandbytes (needs CUDA).
+        load_in_4bit: Quantise the weights with bitsandbytes, onto the GPU that is
+            current, if there is one.
 
     Raises:
         ValueError: If the model cannot be found or has fewer layers.
@@ -106,9 +107,18 @@ def load_model(
             f"'name' lacks {len(missing)} of the weights that its configuration asks "
             f"for, {missing[0]!r} among them (got '{name}'); download it again"
         )
+    _keep_gradients(model)
     # Saved adapters name the model, not the folder of the cache.
     model.config.name_or_path = model.name_or_path = name
     return model
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    # On a CPU, bitsandbytes packs 4-bit weights anew when they first serve an
+    # evaluation, into a form through which no gradient flows from then on.
+    for module in model.modules():
+        if hasattr(module, 'support_avx512bf16_for_cpu'):
+            setattr(module, 'support_avx512bf16_for_cpu', False)  # noqa: B010
 
 
 def _source(name: str) -> str:

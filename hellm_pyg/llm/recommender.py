@@ -303,7 +303,8 @@ class LLMRecommender(nn.Module):
                 the model knows this catalogue.
 
         Returns:
-            The model in evaluation mode, with its id map as ``ids``.
+            The model in evaluation mode, where the backbone lies (on the
+            accelerator, if its weights are in 4 bits), with its id map as ``ids``.
 
         Raises:
             ValueError: If a file is missing, damaged or of another format, if a

@@ -162,7 +162,7 @@ def load_pretrained(
     recommender.load_state_dict(own, strict=False)
     if description['fingerprint'] is not None:
         recommender.ids = IdMap.load(folder / IDS)
-    return recommender.eval()
+    return recommender.to(llm.device).eval()
 
 
 def push(

@@ -358,7 +358,7 @@ class Trainer:
             with self._interrupts.at_once(allowed=self._processes == 1):
                 found = evaluate(
                     self.model,
-                    self.data,
+                    self._on_device,
                     'val',
                     sorted({*options.ks, self._cutoff}),
                     Protocol(options.history, options.mask),

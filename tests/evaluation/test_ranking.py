@@ -16,8 +16,10 @@ from hellm_pyg.evaluation import (
     iter_rank,
     rank,
 )
+from hellm_pyg.evaluation.scoring import place
 from hellm_pyg.transforms import LeaveOneOut
 from tests.builders import data_from_histories, rec_data
+from tests.devices import DEVICES
 
 PROTOCOLS = [
     Protocol(history, mask)
@@ -104,13 +106,16 @@ def masked_items(data: HeteroData, split: str, protocol: Protocol) -> list[list[
     return masked
 
 
+@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('split', ['val', 'test'])
 @pytest.mark.parametrize('protocol', PROTOCOLS, ids=str)
 def test_ranks_are_those_of_brute_force(
-    data: HeteroData, split: str, protocol: Protocol
+    data: HeteroData, split: str, protocol: Protocol, device: str
 ) -> None:
     table = torch.randint(6, (50, 30), generator=torch.Generator().manual_seed(1))
-    found = evaluate(Table(table.float()), data, split, protocol=protocol)
+    model = Table(table.float()).to(device)
+    found = evaluate(model, data, split, protocol=protocol)
+    assert found.rank.device.type == 'cpu'
     target, masked = target_of(data, split), masked_items(data, split, protocol)
     for user, value in zip(found.user.tolist(), found.rank, strict=True):
         t = int(target[user])
@@ -202,10 +207,11 @@ def test_bf16_runs_under_autocast(data: HeteroData) -> None:
         evaluate(Matmul(table), data, precision='fp16')
 
 
-def test_beyond_accuracy_is_added_on_request(data: HeteroData) -> None:
+@pytest.mark.parametrize('device', DEVICES)
+def test_beyond_accuracy_is_added_on_request(data: HeteroData, device: str) -> None:
     table = torch.rand(50, 30)
     plain = evaluate(Table(table), data, ks=(2, 5))
-    found = evaluate(Table(table), data, ks=(2, 5), beyond=True)
+    found = evaluate(Table(table).to(device), data, ks=(2, 5), beyond=True)
     assert found.metrics.items() > plain.metrics.items()
     top = {
         item
@@ -264,11 +270,13 @@ def everything(data: HeteroData) -> list[list[int]]:
     ]
 
 
+@pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('exclude_seen', [True, False])
-def test_rank_lists_the_best(data: HeteroData, exclude_seen: bool) -> None:
+def test_rank_lists_the_best(data: HeteroData, exclude_seen: bool, device: str) -> None:
     table = torch.randint(9, (50, 30), generator=torch.Generator().manual_seed(2))
     users = [7, 3, 49, 7]
-    item, score = rank(Table(table.float()), data, users, 4, exclude_seen, batch_size=3)
+    model, there = Table(table.float()).to(device), place(data, torch.device(device))
+    item, score = rank(model, there, users, 4, exclude_seen, batch_size=3)
     known = everything(data)
     for row, user in enumerate(users):
         left = [i for i in range(30) if not (exclude_seen and i in known[user])]

@@ -31,6 +31,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from hellm_pyg.llm import prefix_attention
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import NAME, PrefixStates, graph_prefix_mask
+from tests.devices import DEVICES
 
 B, T, S, P, L, H, C = 3, 6, 4, 5, 3, 48, 8
 MODELS = {
@@ -39,6 +40,15 @@ MODELS = {
     'qwen2': (Qwen2Model, Qwen2Config, {}),
     'qwen3': (Qwen3Model, Qwen3Config, {'head_dim': 16}),
 }
+FIELDS = (
+    'key',
+    'value',
+    'key_bias',
+    'value_bias',
+    'key_gain',
+    'value_gain',
+    'gate',
+)
 
 
 def naive_attention(
@@ -159,7 +169,8 @@ def tokens(rows: int = B, length: int = T) -> tuple[Tensor, Tensor]:
 
 def run(llm: Any, x: Tensor, mask: Tensor, start: int = P, **kwargs: Any) -> Tensor:
     """Hidden states, zero where padded."""
-    position = (start + torch.arange(x.shape[1]))[None].expand(x.shape[0], -1)
+    steps = torch.arange(x.shape[1], device=x.device)
+    position = (start + steps)[None].expand(x.shape[0], -1)
     out = llm(
         inputs_embeds=x,
         attention_mask=mask.long(),
@@ -221,8 +232,7 @@ def test_gradients_equal_those_of_the_expanded_slots(
     name: str, gate: bool, length: int, rotary: bool
 ) -> None:
     x, mask = tokens()
-    fields = ['key', 'value', 'key_bias', 'value_bias', 'key_gain', 'value_gain']
-    fields += ['gate'] if gate else []
+    fields = FIELDS if gate else FIELDS[:-1]
     grads = []
     for attention in (NAME, 'naive_prefix'):
         raw = states(length=length, gate=gate)
@@ -245,6 +255,44 @@ def test_gradients_equal_those_of_the_expanded_slots(
         assert expected.abs().max() > 0, name
         error = (actual - expected).abs().max() / expected.abs().max()
         assert error < 1e-4, (name, error)
+
+
+@pytest.mark.usefixtures('_kernel')
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('name', ['llama', 'qwen2'])
+@pytest.mark.parametrize('gate', [False, True])
+@pytest.mark.parametrize('length', [1, T], ids=['user', 'causal'])
+def test_a_device_gives_the_expanded_slots_in_fp32(
+    device: str, dtype: torch.dtype, name: str, gate: bool, length: int
+) -> None:
+    x, mask = tokens()
+    found = []
+    for where, kind, attention in (
+        ('cpu', torch.float32, 'naive_prefix'),
+        (device, dtype, NAME),
+    ):
+        llm = build(name, attention).to(dtype).to(where, kind)  # rounded alike
+        prefix = states(length=length, gate=gate)
+        leaves = {
+            key: value.to(where).requires_grad_()
+            for key, value in vars(states(length=length, gate=gate)).items()
+            if key in FIELDS and value is not None
+        }
+        embeds = x.detach().to(where, kind).requires_grad_()
+        with torch.autocast(where, torch.bfloat16, enabled=kind == torch.bfloat16):
+            prefix = replace(prefix, **leaves)
+            out = run(llm, embeds, mask.to(where), prefix=prefix).float()
+        out.square().mean().backward()
+        parts = [out, embeds.grad, *(leaf.grad for leaf in leaves.values())]
+        assert {part.device.type for part in parts} == {where}
+        found.append([part.detach().float().cpu() for part in parts])
+    for index, (expected, actual) in enumerate(zip(*found, strict=True)):
+        # The gradients of three gates are large sums that cancel.
+        tolerance = 0.2 if expected.numel() > L else 1.0
+        tolerance = 1e-4 if dtype == torch.float32 else tolerance
+        error = (actual - expected).norm() / expected.norm()
+        assert error < tolerance, (index, error)
 
 
 @pytest.mark.usefixtures('_kernel')

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.llm import LLMRecommender, Prompt, hellm
+from tests.devices import DEVICES
 from tests.llm.tiny import (
     KINDS,
     LORA,
@@ -272,6 +273,34 @@ def test_activation_checkpointing_changes_no_gradient(kind, scope, dtype):
         grads.append([p.grad for p in model.parameters() if p.requires_grad])
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('checkpointing', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(('scope', 'prefix'), SHAPES)
+def test_a_device_steps_as_fp32_without_checkpointing(
+    scope, prefix, dtype, checkpointing, device
+):
+    batch = batch_of(*HISTORIES, target=[1] * (7 if scope == 'causal' else 3))
+    options = {'head': 'tied', 'head_channels': 5, 'train_embeddings': ['graph']}
+    options |= {'candidates': 'unseen', 'table_scale': 'rms'}
+    reference = recommender('llama', prefix, scope, **options)
+    model = recommender('llama', prefix, scope, dtype, **options).to(device)
+    out = scores(model, batch_of(*HISTORIES).to(device))
+    expected = scores(reference, batch_of(*HISTORIES))
+    tolerance = 1e-4 if dtype == torch.float32 else 0.15
+    assert (out.cpu() - expected).norm() < tolerance * expected.norm()
+    if checkpointing:
+        model.enable_activation_checkpointing()
+    gradients = []
+    for own, where in ((reference, 'cpu'), (model, device)):
+        own.train().loss(HeteroData(), batch.to(where)).backward()
+        parts = [p.grad for p in own.parameters() if p.requires_grad]
+        assert {part.device.type for part in parts} == {where}
+        gradients.append(torch.cat([part.flatten().cpu() for part in parts]))
+    expected, found = gradients
+    assert (found - expected).norm() < tolerance * expected.norm()
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:

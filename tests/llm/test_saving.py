@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm import LLMRecommender, saving
 from hellm_pyg.llm.backbone import load_model
+from tests.devices import DEVICES
 from tests.llm.tiny import NUM_ITEMS, batch_of, recommender, tiny_llm
 
 BATCH = batch_of([1, 2, 3], [4], [])
@@ -51,6 +52,19 @@ def stored(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 def scores(model: LLMRecommender) -> torch.Tensor:
     return model.score(model.encode(), BATCH)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_a_loaded_model_lies_where_its_backbone_does(tmp_path, device):
+    model = recommender(llm=stored(tmp_path / 'backbone'), **FORMS[-1]).to(device)
+    model.save_pretrained(tmp_path / 'saved')
+    llm = load_model(str(tmp_path / 'backbone'), dtype=torch.float32).to(device)
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved', llm)
+    held = [*again.parameters(), *again.buffers()]
+    assert {tensor.device.type for tensor in held} == {device}
+    batch = BATCH.to(device)
+    found, expected = (m.eval().score(m.encode(), batch) for m in (again, model))
+    torch.testing.assert_close(found.cpu(), expected.cpu())
 
 
 @pytest.mark.parametrize('form', FORMS)

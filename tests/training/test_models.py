@@ -17,10 +17,12 @@ from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import TrainConfig
 from hellm_pyg.data import PairLoader, SequenceLoader
 from hellm_pyg.evaluation import evaluate
+from hellm_pyg.evaluation.scoring import place
 from hellm_pyg.nn.models import HeLLMPre, LightGCN, SASRec
 from hellm_pyg.training import Trainer
 from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 from tests.builders import rec_data
+from tests.devices import DEVICES, accelerator_on
 
 USERS, ITEMS = 60, 40
 
@@ -53,6 +55,30 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[HeteroData], Any]]] = {
         histories,
     ),
 }
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('name', MODELS)
+def test_a_model_trains_where_its_data_lie(
+    tmp_path: Path, data: HeteroData, name: str, device: str
+) -> None:
+    build, load = MODELS[name]
+    there = place(data, torch.device(device))
+    found = []
+    for number, own in enumerate((data, there)):
+        torch.manual_seed(0)
+        config = TrainConfig(epochs=2, lr=0.01, accumulate=2, max_len=10, clip=1.0)
+        model, run_dir = build(), tmp_path / str(number)
+        with accelerator_on(device) as accelerator:
+            Trainer(
+                model, own, load(own), config, run_dir, accelerator=accelerator
+            ).fit()
+        assert {value.device.type for value in model.parameters()} == {device}
+        found.append(load_tensors(run_dir / 'embeddings.safetensors'))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-5)
+    spread = found[0]['item'].std(dim=0)
+    assert spread.isfinite().all()
+    assert spread.min() > 0
 
 
 @pytest.mark.parametrize('name', MODELS)

@@ -23,6 +23,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.checkpoint import load_json, load_tensors
 from hellm_pyg.config import EvalConfig
 from hellm_pyg.training import Trainer, trainer
+from tests.devices import DEVICES, accelerator_on
 from tests.training.test_trainer import lines, weights
 from tests.training.toy import CONFIG, Toy, kill_at, make_data, make_trainer
 
@@ -91,6 +92,33 @@ def test_killed_at_any_moment(tmp_path: Path, undisturbed: Trainer) -> None:
         run.fit()
         assert_same(run, undisturbed)
     assert epoch_and_step == [(1, 0), (2, 1)]
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_interrupted_on_a_device(tmp_path: Path, device: str) -> None:
+    with accelerator_on(device) as accelerator:
+
+        def run(name: str, model: Toy) -> Trainer:
+            return make_trainer(tmp_path / name, model, accelerator=accelerator)
+
+        whole = run('whole', Toy())
+        whole.fit()
+        stopped = run('parts', Toy(kill_at(len(whole.loader) + 5, signal.SIGINT)))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.fit()
+        (generators,) = load_json(tmp_path / 'parts' / 'state' / 'random.json')
+        assert ('cuda' in generators) == (device == 'cuda')
+        resumed = run('parts', Toy())
+        resumed.fit()
+    expected = weights(whole.model)
+    assert {value.device.type for value in weights(resumed.model).values()} == {device}
+    for name, value in weights(resumed.model).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
+    told = [
+        [r['metrics'] for r in lines(of.run_dir) if 'metrics' in r]
+        for of in (whole, resumed)
+    ]
+    assert told[0] == [pytest.approx(metrics, abs=1e-6) for metrics in told[1]]
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

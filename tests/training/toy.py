@@ -59,7 +59,8 @@ class Toy(torch.nn.Module):
         self.losses = 0
 
     def on_epoch_start(self, data: HeteroData) -> None:
-        self.noise = 0.1 * torch.randn(8)  # of the seed, not persistent
+        noise = torch.randn(8)  # of the seed, not persistent
+        self.noise = 0.1 * noise.to(self.user.device)
         self.start = self.item.detach().mean().view(1)  # of the weights, persistent
 
     def encode(self, data: HeteroData) -> tuple[Tensor, Tensor]:
