@@ -200,7 +200,6 @@ def _summary(
     for name, folder in config.ensemble.members.items():
         metrics = read_metrics(Path(folder))
         own[name] = {
-            'folder': folder,
             'metrics': choice.alone[name].metrics,
             'parameters': sum(p.numel() for p in members[name].parameters()),
             'trained_parameters': metrics['settings'].get('trained_parameters', 0),
