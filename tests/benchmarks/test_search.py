@@ -272,10 +272,11 @@ def test_search_from_the_command_line_does_not_know_the_test_items(
 
 def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop_space(tmp_path)
-    folders = []
+    folders, minutes = [], []
 
     def quick(recipe: str, overrides: list[str], run_dir: Path, *rest: Any) -> Outcome:
         folders.append(run_dir.parts[-3])
+        minutes.append(rest[0])
         config = load_config(recipe, overrides)
         value = 0.5 - abs(config.train.lr - 0.03) - 0.1 * config.model['num_layers']
         curve = [{'epoch': 1, 'seconds': 1.0, 'N@10': value}]
@@ -286,9 +287,10 @@ def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             super().__init__(*positional, train=quick)
 
     monkeypatch.setattr(command, 'Search', Quick)
-    everything = arguments(tmp_path, '--trials=4', '--carry', 'toys')
+    everything = arguments(tmp_path, '--trials=4', '--carry', 'toys=9')
     assert command.main(everything) == 0
     assert folders == ['beauty'] * 4 + ['toys'] * 3
+    assert minutes == [5.0] * 4 + [9.0] * 3
     recipe = tmp_path / 'recipes' / 'small.yaml'
     beauty, toys = (load_config(recipe, [f'dataset={d}']) for d in ('beauty', 'toys'))
     assert (beauty.train.lr, toys.train.lr) == (0.01, 0.03)
@@ -299,6 +301,18 @@ def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert results['carried']['toys']['best']['values'] == {'train.lr': 0.03}
     assert command.main(everything) == 0
     assert len(folders) == 7
+
+
+@pytest.mark.parametrize('text', ['toys=', 'toys=soon', 'toys=0', 'toys=nan'])
+def test_minutes_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    shop_space(tmp_path)
+    assert command.main(arguments(tmp_path, '--carry', text)) == 2
+    error = capsys.readouterr().err
+    assert "'--carry' needs names of data sets" in error
+    assert f'(got {text!r})' in error
+    assert not (tmp_path / 'runs').exists()
 
 
 def test_limits_of_a_trial(tmp_path: Path) -> None:
