@@ -17,6 +17,7 @@ from hellm_pyg import experiment
 from hellm_pyg.assembly import build_data
 from hellm_pyg.checkpoint import check_entries, load_json, save_json
 from hellm_pyg.config import Config, load_config, load_run_config, parse, to_dict
+from hellm_pyg.run_folder import LLM_FOLDER, MEMBERS, WEIGHTS
 from hellm_pyg.training.record import commit, peak_memory, versions
 
 LAST_RANK = 1000
@@ -42,7 +43,8 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     training = metrics['seconds'] if added else fitting
     training += sum(m['seconds'] for m in metrics.get('members', {}).values())
     evaluation = sum(result['seconds'] for result in test.values())
-    device = torch.device(metrics.get('device', 'cpu'))
+    device = metrics.get('device', 'cpu')
+    data, _ = build_data(config.data)
     save_json(
         path,
         {
@@ -51,17 +53,27 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             'commit': commit(),
             'versions': versions(),
             'config': to_dict(config),
-            'data_fingerprint': build_data(config.data)[0].fingerprint,
+            'data_fingerprint': data.fingerprint,
             'backbone': _backbone(config),
             'parameters': metrics.get('parameters', 0),
             'trained_parameters': settings.get('trained_parameters', 0),
+            'model_bytes': model_bytes(Path(cell.run_dir)),
+            'validation_users': int((data['user'].val_item >= 0).sum()),
+            'device': device,
+            'threads': torch.get_num_threads(),
             'seconds': {'training': training, 'evaluation': evaluation},
-            'peak_memory_bytes': peak_memory(device),
+            'peak_memory_bytes': peak_memory(torch.device(device)),
             'validation': metrics,
             'test': test,
             'ranks': ranks,
         },
     )
+
+
+def model_bytes(run_dir: Path) -> int:
+    """Size of the files that a model is loaded from, but for a frozen backbone."""
+    weights = (WEIGHTS, f'{LLM_FOLDER}/*.safetensors', f'{MEMBERS}/**/*.safetensors')
+    return sum(path.stat().st_size for w in weights for path in run_dir.glob(w))
 
 
 def command(cell: Cell, config: Config | None = None) -> str:

@@ -13,6 +13,7 @@ A table is a YAML file:
     protocols: [[train+val, seen], [train+val, none]]    # history, mask at test
     overrides: [train.epochs=9] # of every cell, may be left out
     runs: runs                  # folder of the runs, may be left out
+    base: sasrec                # what the report compares with, may be left out
     cells:
       sasrec: {recipe: sasrec}
       knn: {recipe: pretrain_best, grid: {data.knn: [1, 5, 10]}, datasets: [beauty]}
@@ -21,14 +22,18 @@ A table is a YAML file:
 
 ``grid`` is run at every combination of its values. ``tables`` names the cells whose
 item tables a language model reads, ``members`` those that an ensemble sums (the first
-with weight 1), of the same data set and seed. A recipe that the search has written to
-``benchmarks/recipes`` goes before the packaged one of its name.
+with weight 1), ``refit`` the one whose epochs or weights, chosen on validation, are
+taken over to train on the validation items, too: all of the same data set and seed. A
+recipe that the search has written to ``benchmarks/recipes`` goes before the packaged
+one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
 ``benchmarks/results/<table>``. Finished cells are skipped, killed ones go on, a failed
 one leaves ``....failed.json`` there and does not stop the rest. The test items are read
-once a protocol, after validation has chosen the weights.
+once a protocol, after validation has chosen the weights; with ``protocols: []`` they
+are left alone, and the report compares the cells on validation with ``base``, which is
+the name of a cell or of a point of its grid, as in ``knn-knn=5``.
 """
 
 from __future__ import annotations

@@ -11,8 +11,18 @@ from typing import Any, NamedTuple
 import yaml
 
 RECIPES = Path(__file__).parent / 'recipes'
-TABLE_KEYS = {'datasets', 'seeds', 'protocols', 'overrides', 'runs', 'cells'}
-CELL_KEYS = {'recipe', 'overrides', 'grid', 'tables', 'members', 'datasets', 'seeds'}
+NEEDED = {'datasets', 'seeds', 'protocols', 'cells'}
+TABLE_KEYS = NEEDED | {'overrides', 'runs', 'base'}
+CELL_KEYS = {
+    'recipe',
+    'overrides',
+    'grid',
+    'tables',
+    'members',
+    'refit',
+    'datasets',
+    'seeds',
+}
 
 
 class Cell(NamedTuple):
@@ -48,20 +58,27 @@ def load_table(path: Path) -> dict[str, Any]:
     """Reads a table.
 
     Raises:
-        ValueError: If a key is unknown or missing, or a cell reads the item table of
-            one that is not there, or has it as a member.
+        ValueError: If a key is unknown or missing, a cell reads the item table of one
+            that is not there, or has it as a member, or there is no such base.
     """
     table = yaml.safe_load(path.read_text())
-    _check(path.name, table, TABLE_KEYS, TABLE_KEYS - {'overrides', 'runs'})
+    _check(path.name, table, TABLE_KEYS, NEEDED)
     for name, cell in table['cells'].items():
         _check(f'{path.name}: {name}', cell, CELL_KEYS, {'recipe'})
-        for key in ('tables', 'members'):
-            for source in cell.get(key, {}).values():
+        for key in ('tables', 'members', 'refit'):
+            named = cell.get(key, {})
+            named = named if isinstance(named, dict) else {key: named}
+            for source in named.values():
                 if source not in table['cells']:
                     raise ValueError(
                         f"{path.name}: '{key}' of {name!r} needs names of cells (got "
                         f'{source!r})'
                     )
+    names = list(dict.fromkeys(cell.name for cell in cells(table)))
+    if 'base' in table and table['base'] not in names:
+        raise ValueError(
+            f"{path.name}: 'base' needs to be one of {names} (got {table['base']!r})"
+        )
     return table
 
 
@@ -121,6 +138,9 @@ def _points(
         overrides.append('ensemble.members={}')
     for member, source in cell.get('members', {}).items():
         overrides.append(f'ensemble.members.{member}={runs}/{source}/{seed}')
+    if 'refit' in cell:
+        former = f'{runs}/{cell["refit"]}/{seed}'
+        overrides += ['train.split=train+val', f'train.refit={former}']
     grid, recipe = cell.get('grid', {}), find_recipe(cell['recipe'])
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))

@@ -45,6 +45,8 @@ parser.add_argument('--batch-size', type=int, default=32, help='requests joined'
 parser.add_argument('--measure', type=int, default=0, help='time so many requests')
 parser.add_argument('--clients', type=int, default=1, help='that ask at once')
 args = parser.parse_args()
+if args.measure < 0 or args.clients < 1:
+    parser.error("'--measure' needs 0 or more, '--clients' 1 or more")
 
 
 def train_tiny(folder):
@@ -156,11 +158,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         """Answers one request."""
         try:
-            size = int(self.headers.get('Content-Length', -1))
-            if not 0 <= size <= 1_000_000:
+            size = self.headers.get('Content-Length', '')
+            if not size.isdecimal() or len(size) > 6:
                 self.close_connection = True  # the body is not read
-                raise ValueError(f"'Content-Length' needs to be to 10^6 (got {size})")
-            status, body = 200, {'items': answer(json.loads(self.rfile.read(size)))}
+                raise ValueError(
+                    f"'Content-Length' needs to be below 10^6 (got {size!r})"
+                )
+            content = self.rfile.read(int(size))
+            status, body = 200, {'items': answer(json.loads(content))}
         except ValueError as error:  # of JSON and of unknown ids, too
             status, body = 400, {'error': str(error)}
         except Exception as error:
@@ -176,12 +181,20 @@ class Handler(BaseHTTPRequestHandler):
         """Stays silent."""
 
 
-def ask(port, count, seconds):
-    """A client that sends random histories over one connection."""
+class Server(ThreadingHTTPServer):
+    """A thread a connection."""
+
+    request_queue_size = 1024  # connections that wait for theirs; others are reset
+
+
+def ask(port, number, count, seconds):
+    """A client that sends random histories, the same each time, over one connection."""
     connection = HTTPConnection('127.0.0.1', port)
+    generator = torch.Generator().manual_seed(number)
     for _ in range(count):
-        length = int(torch.randint(1, min(20, ids.num_items), ()))
-        history = ids.item_id(torch.randint(ids.num_items, (length,)))
+        length = int(torch.randint(1, min(20, ids.num_items), (), generator=generator))
+        items = torch.randint(ids.num_items, (length,), generator=generator)
+        history = ids.item_id(items)
         body = json.dumps({'history': history, 'k': min(10, ids.num_items)})
         began = time.perf_counter()
         connection.request('POST', '/', body)
@@ -193,7 +206,7 @@ def ask(port, count, seconds):
 
 
 threading.Thread(target=work, daemon=True).start()
-server = ThreadingHTTPServer(('127.0.0.1', 0 if args.measure else args.port), Handler)
+server = Server(('127.0.0.1', 0 if args.measure else args.port), Handler)
 port = server.server_address[1]
 if not args.measure:
     example = json.dumps({'history': ids.item_id([0, 1]), 'k': 5})
@@ -204,12 +217,15 @@ if not args.measure:
         sys.exit()
 
 threading.Thread(target=server.serve_forever, daemon=True).start()
-ask(port, 10, [])  # the first ones pay for what is set up late
+ask(port, 0, 10, [])  # the first ones pay for what is set up late
 sizes.clear()
 seconds, began = [], time.perf_counter()
 share = [args.measure // args.clients] * args.clients
 share[0] += args.measure % args.clients
-clients = [threading.Thread(target=ask, args=(port, n, seconds)) for n in share]
+clients = [
+    threading.Thread(target=ask, args=(port, number, count, seconds))
+    for number, count in enumerate(share)
+]
 for client in clients:
     client.start()
 for client in clients:

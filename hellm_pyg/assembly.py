@@ -26,6 +26,7 @@ from hellm_pyg.config import (
 )
 from hellm_pyg.data.split import LATER, fold_in
 from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.held_out import check_tables
 from hellm_pyg.keys import in_words_of
 
 if TYPE_CHECKING:
@@ -78,8 +79,13 @@ def resolve_paths(config: Config) -> Config:
             for name, path in ensemble.members.items()
         }
         ensemble = dataclasses.replace(ensemble, members=members)
-    data = _resolve_data(config.data)
-    return dataclasses.replace(config, data=data, llm=llm, ensemble=ensemble)
+    data, train = _resolve_data(config.data), config.train
+    if train.refit is not None:
+        refit = _expand(train.refit, 'train.refit')
+        train = dataclasses.replace(train, refit=refit)
+    return dataclasses.replace(
+        config, data=data, llm=llm, ensemble=ensemble, train=train
+    )
 
 
 def _resolve_data(data: DataConfig) -> DataConfig:
@@ -416,6 +422,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             "'train.targets' needs to be 'last' with llm.scope=user (got "
             f'{config.train.targets!r})'
         )
+    check_tables(llm.tables, config)
     tables = {
         name: item_table(name, source, data, ids, config.train.seed)
         for name, source in llm.tables.items()

@@ -85,7 +85,7 @@ def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
     """Finds the sizes of a backbone: known, in a folder, or on the hub.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or it has fewer layers.
     """
     shape = None if Path(name).is_dir() else KNOWN.get(name)
     if shape is None:
@@ -94,13 +94,18 @@ def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
             path = _hub_config(name)
         try:
             shape = BackboneShape.from_dict(load_json(path, dict))
-        except KeyError as error:
+        except (KeyError, TypeError, ZeroDivisionError) as error:
             raise ValueError(
-                f"'llm.name' needs a LLaMA-like model: its configuration lacks {error} "
-                f'(got {name!r})'
+                f"'llm.name' needs a LLaMA-like model, whose configuration gives its "
+                f'sizes (got {name!r}: {error!r})'
             ) from None
     if num_layers is None:
         return shape
+    if not 1 <= num_layers <= shape.num_layers:
+        raise ValueError(
+            f"'llm.num_layers' needs to be from 1 to {shape.num_layers} of {name!r} "
+            f'(got {num_layers})'
+        )
     return BackboneShape(**{**vars(shape), 'num_layers': num_layers})
 
 

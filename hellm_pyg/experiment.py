@@ -26,12 +26,13 @@ from hellm_pyg.config import (
     EnsembleConfig,
     TrainConfig,
     load_run_config,
-    save_config,
     to_dict,
 )
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, choose_weights, evaluate
+from hellm_pyg.held_out import TRAINED_ON, check_held_out
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.refit import chosen_epochs, chosen_weights, validation
 from hellm_pyg.run_folder import (
     CONFIG,
     IDS,
@@ -40,6 +41,7 @@ from hellm_pyg.run_folder import (
     changed_members,
     check_data,
     check_finished,
+    claim,
     copy_members,
     load_members,
     load_model,
@@ -49,12 +51,8 @@ from hellm_pyg.run_folder import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hellm_pyg.evaluation import Choice
 
 RESULTS = 'evaluation.json'
-# What is not held out any more from a model that is trained on so much.
-TRAINED_ON = {'train': (), 'train+val': ('val',), 'all': ('val', 'test')}
-STATES = ('state', '.state.old')  # the second one while the first is swapped
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ def pretrain(config: Config, run_dir: str | Path) -> dict[str, float]:
     run_dir, config = Path(run_dir), resolve_paths(config)
     accelerator, data, ids = _prepare(config)
     model: Any = build_model(config, data)
-    _claim(run_dir, config, accelerator.is_main_process)
+    claim(run_dir, config, accelerator.is_main_process)
     return _train(config, run_dir, model, data, ids, accelerator)
 
 
@@ -117,7 +115,7 @@ def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
     run_dir, config = Path(run_dir), resolve_paths(config)
     accelerator, data, ids = _prepare(config)
     model = build_llm(config, data, ids)
-    _claim(run_dir, config, accelerator.is_main_process)
+    claim(run_dir, config, accelerator.is_main_process)
     return _train(config, run_dir, model, data, ids, accelerator)
 
 
@@ -133,7 +131,7 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
         run_dir: Folder of the run.
 
     Returns:
-        The metrics on validation.
+        The metrics on validation; none where its items are trained on.
 
     Raises:
         ValueError: If a member cannot be loaded or is of other data, a score is not
@@ -142,14 +140,15 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
     _check_phase('ensemble', 'ensemble', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
     assert config.ensemble is not None
-    if config.train.split != 'train':
+    if config.train.split != 'train' and config.train.refit is None:
         raise ValueError(
-            f"'train.split' needs to be 'train' for an ensemble, of which only the "
-            f'weights are chosen (got {config.train.split!r})'
+            f"'train.refit' needs the folder of an ensemble whose weights were chosen "
+            f'on validation, which its members are trained on here (got None with '
+            f"'train.split' {config.train.split!r})"
         )
     folders = config.ensemble.members
     if (run_dir / METRICS).is_file():
-        _claim(run_dir, config, main=False)
+        claim(run_dir, config, main=False)
         logger.info('%s: finished before, nothing is done', run_dir)
         for name in changed_members(folders, run_dir):
             logger.warning(
@@ -161,7 +160,30 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
         return dict(read_metrics(run_dir)['metrics'])
     accelerator, data, ids = _prepare(config)
     members = load_members(folders, config, data, ids)
-    _claim(run_dir, config, accelerator.is_main_process)
+    found: dict[str, Any] = {'metrics': {}}
+    if config.train.refit is None:
+        claim(run_dir, config, accelerator.is_main_process)
+        found = _choose_weights(config, members, data, accelerator)
+    else:
+        found |= {'weights': chosen_weights(config), 'refit': validation(config)}
+        claim(run_dir, config, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        copy_members(folders, run_dir)
+        ids.save(run_dir / IDS)
+        found = _summary(config, found, members, data, accelerator)
+        checkpoint.save_json(run_dir / METRICS, found)
+    accelerator.wait_for_everyone()
+    return dict(found['metrics'])
+
+
+def _choose_weights(
+    config: Config,
+    members: Mapping[str, Any],
+    data: HeteroData,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """The weights, and the validation that they were chosen by."""
+    assert config.ensemble is not None
     models = ModuleList(members.values())
     with in_words_of(EnsembleConfig, 'ensemble', metric='train.metric'):
         choice = choose_weights(
@@ -176,18 +198,25 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
             shard=_share(models, accelerator),
             progress=accelerator.is_main_process,
         )
-    if accelerator.is_main_process:
-        copy_members(folders, run_dir)
-        ids.save(run_dir / IDS)
-        found = _summary(config, choice, members, data, accelerator)
-        checkpoint.save_json(run_dir / METRICS, found)
-    accelerator.wait_for_everyone()
-    return choice.chosen.metrics
+    chosen = choice.chosen.to_dict()
+    return {
+        'metrics': chosen['metrics'],
+        'protocol': {key: chosen[key] for key in ('split', 'history', 'mask')},
+        'weights': choice.weights,
+        'alone': {name: own.metrics for name, own in choice.alone.items()},
+        'tried': {
+            ', '.join(
+                f'{name}={w}' for name, w in zip(members, weights, strict=True)
+            ): v
+            for weights, v in choice.tried.items()
+        },
+        'seconds': chosen['seconds'],
+    }
 
 
 def _summary(
     config: Config,
-    choice: Choice,
+    found: Mapping[str, Any],
     members: Mapping[str, Any],
     data: HeteroData,
     accelerator: Accelerator,
@@ -200,25 +229,17 @@ def _summary(
     for name, folder in config.ensemble.members.items():
         metrics = read_metrics(Path(folder))
         own[name] = {
-            'metrics': choice.alone[name].metrics,
+            'metrics': found.get('alone', {}).get(name, {}),
             'parameters': sum(p.numel() for p in members[name].parameters()),
             'trained_parameters': metrics['settings'].get('trained_parameters', 0),
             'seconds': metrics.get('seconds', 0.0),
         }
-    sections, chosen = to_dict(config), choice.chosen.to_dict()
+    sections = to_dict(config)
     return {
-        'metrics': chosen['metrics'],
-        'protocol': {key: chosen[key] for key in ('split', 'history', 'mask')},
+        **{key: value for key, value in found.items() if key != 'alone'},
         'selection': config.train.metric,
-        'weights': choice.weights,
         'members': own,
-        'tried': {
-            ', '.join(
-                f'{name}={w}' for name, w in zip(members, weights, strict=True)
-            ): v
-            for weights, v in choice.tried.items()
-        },
-        'seconds': chosen['seconds'],
+        'seconds': found.get('seconds', 0.0),
         'peak_memory_bytes': peak_memory(accelerator.device),
         'device': str(accelerator.device),
         'threads': torch.get_num_threads(),
@@ -228,7 +249,7 @@ def _summary(
         'commit': commit(),
         'settings': {
             **{key: sections[key] for key in ('ensemble', 'eval')},
-            'train': {key: sections['train'][key] for key in ('max_len', 'metric')},
+            'train': {k: sections['train'][k] for k in ('max_len', 'metric', 'refit')},
             'data': data.fingerprint,
             'class': 'Ensemble',
             'trained_parameters': sum(m['trained_parameters'] for m in own.values()),
@@ -280,6 +301,10 @@ def _train(
     loader = build_loader(config, data, model)
     if loader is not None:
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
+        last_epoch = None
+        if config.train.refit is not None:
+            last_epoch = chosen_epochs(config)
+            settings |= {'last_epoch': last_epoch, 'refit': validation(config)}
         with in_words_of(TrainConfig, 'train'):
             trainer = Trainer(
                 model,
@@ -291,6 +316,7 @@ def _train(
                 ids,
                 settings,
                 accelerator=accelerator,
+                last_epoch=last_epoch,
             )
         return trainer.fit()
     model.fit(data)
@@ -370,14 +396,21 @@ def evaluate_run(
     """
     from hellm_pyg.training.processes import main_first, make_accelerator
 
+    run_dir = Path(run_dir)
+    check_finished(run_dir)
+    config = load_run_config(run_dir / CONFIG)
+    if split in TRAINED_ON[config.train.split]:
+        raise ValueError(
+            f"'split' needs items that were not trained on (got {split!r} for "
+            f"'{run_dir}', which has train.split={config.train.split!r})"
+        )
+    try:  # the overrides may be about what is held out
+        check_held_out(config, load_run_config(run_dir / CONFIG, overrides))
+    except ValueError as error:
+        raise ValueError(f"'{run_dir}' cannot be evaluated: {error}") from error
     accelerator = make_accelerator()
     with main_first(accelerator):
         run = load_run(run_dir, overrides)
-    if split in TRAINED_ON[run.config.train.split]:
-        raise ValueError(
-            f"'split' needs items that were not trained on (got {split!r} for "
-            f"'{run.folder}', which has train.split={run.config.train.split!r})"
-        )
     result = _evaluate(run.config, run.model, run.data, split, accelerator)
     if accelerator.is_main_process:
         _keep(run.folder, split, result)
@@ -393,44 +426,3 @@ def _keep(folder: Path, split: str, result: Evaluation) -> None:
     name = f'ranks-{split}-{result.protocol.history}-{result.protocol.mask}.safetensors'
     ranks = {'rank': result.rank, 'user': result.user}
     checkpoint.save_tensors(folder / name, ranks)
-
-
-def _claim(run_dir: Path, config: Config, main: bool) -> None:
-    """Writes the configuration into a run folder, or checks that it is the same.
-
-    A folder without any state, of a run that failed at once, is there to be used.
-    Of several processes the main one writes.
-    """
-    path = run_dir / CONFIG
-    begun = any((run_dir / name).exists() for name in (*STATES, METRICS))
-    if not (path.is_file() and begun):
-        if main:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            save_config(config, path)
-        return
-    old, new = _choices(load_run_config(path)), _choices(config)
-    for key in sorted({*old, *new} - {'train.save_minutes'}):
-        if old.get(key) != new.get(key):
-            raise ValueError(
-                f"'{run_dir}' holds a run of another configuration: '{key}' is "
-                f'{old.get(key)!r} there (got {new.get(key)!r}); choose another folder '
-                f'or remove this one'
-            )
-
-
-def _choices(config: Config) -> dict[str, Any]:
-    """All keys and values, and of an ensemble which member is the first."""
-    flat = _flat(to_dict(config))
-    if config.ensemble is not None:
-        flat['ensemble.members'] = list(config.ensemble.members)
-    return flat
-
-
-def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f'{prefix}{key}.')
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat

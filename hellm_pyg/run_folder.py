@@ -20,16 +20,65 @@ from hellm_pyg.assembly import (
     model_class,
     training_data,
 )
-from hellm_pyg.config import Config, load_run_config
+from hellm_pyg.config import Config, load_run_config, save_config, to_dict
 from hellm_pyg.datasets.ids import IdMap
 
 CONFIG, IDS, METRICS = 'config.yaml', 'ids.json', 'metrics.json'
 WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
+STATES = ('state', '.state.old')  # the second one while the first is swapped
 # Of the data, what a member shares with its ensemble; the latter if it reads features.
 SPLIT_KEYS = ('val_from', 'test_from')
 GRAPH_KEYS = ('features', 'knn', 'knn_direction', 'knn_index')
 
 logger = logging.getLogger(__name__)
+
+
+def claim(run_dir: Path, config: Config, main: bool) -> None:
+    """Writes the configuration into a run folder, or checks that it is the same.
+
+    A folder without any state, of a run that failed at once, is there to be used.
+
+    Args:
+        run_dir: The folder.
+        config: The configuration.
+        main: Whether to write; of several processes the main one does.
+
+    Raises:
+        ValueError: If the folder holds a run of another configuration.
+    """
+    path = run_dir / CONFIG
+    begun = any((run_dir / name).exists() for name in (*STATES, METRICS))
+    if not (path.is_file() and begun):
+        if main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            save_config(config, path)
+        return
+    old, new = _choices(load_run_config(path)), _choices(config)
+    for key in sorted({*old, *new} - {'train.save_minutes', 'data.root'}):
+        if old.get(key) != new.get(key):
+            raise ValueError(
+                f"'{run_dir}' holds a run of another configuration: '{key}' is "
+                f'{old.get(key)!r} there (got {new.get(key)!r}); choose another folder '
+                f'or remove this one'
+            )
+
+
+def _choices(config: Config) -> dict[str, Any]:
+    """All keys and values, and of an ensemble which member is the first."""
+    flat = _flat(to_dict(config))
+    if config.ensemble is not None:
+        flat['ensemble.members'] = list(config.ensemble.members)
+    return flat
+
+
+def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
 
 
 def check_finished(folder: Path, key: str = 'run') -> None:
@@ -160,10 +209,11 @@ def load_members(
 
 def _check_same(own: Config, config: Config) -> None:
     """Refuses a member that would read other data than it was trained on."""
-    if own.train.split != 'train':
+    if own.train.split != config.train.split:
         raise ValueError(
-            'it was trained on the validation items, by which the weights are chosen '
-            f"(got 'train.split' {own.train.split!r} for it)"
+            f"it was trained with 'train.split' {own.train.split!r} (got "
+            f'{config.train.split!r} for the ensemble): weights are chosen on items '
+            f"that no member was trained on, or taken over by 'train.refit'"
         )
     cls = None if own.llm is not None else model_class(own.model.get('name'))
     keys = list(SPLIT_KEYS)

@@ -22,9 +22,14 @@ def test_backbones_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr('huggingface_hub.hf_hub_download', offline)
     with pytest.raises(ValueError, match=r"'llm.name' is neither .*got 'no/such'"):
         backbone_shape('no/such')
-    (folder / 'config.json').write_text('{"model_type": "other"}')
-    with pytest.raises(ValueError, match='LLaMA-like'):
-        backbone_shape(str(folder))
+    for layers in (0, 3):
+        with pytest.raises(ValueError, match=rf"'llm.num_layers' .* 1 to 2 .*{layers}"):
+            backbone_shape(str(folder), layers)
+    sizes = '"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": '
+    for config in ('{"model_type": "other"}', f'{{{sizes}0}}', f'{{{sizes}"4"}}'):
+        (folder / 'config.json').write_text(config)
+        with pytest.raises(ValueError, match=r"'llm.name' needs a LLaMA-like model"):
+            backbone_shape(str(folder))
     (folder / 'config.json').write_text('[]')
     with pytest.raises(ValueError, match=r"config\.json' is damaged.*got a list"):
         backbone_shape(str(folder))

@@ -133,6 +133,7 @@ def test_unknown_key_names_the_file(tmp_path: Path) -> None:
         ('train.optimizer=sgd', "one of 'adam', 'adamw'", "'sgd'"),
         ('llm.scope=null', "one of 'user', 'causal'", 'None'),
         ('llm.token=[graph, 3]', 'text', '3'),
+        ('llm.lora={1: 2}', 'a mapping or null', '{1: 2}'),
         ('train=3', 'a mapping', '3'),
         ('llm=off', 'a mapping or null', 'False'),
     ],
@@ -145,6 +146,15 @@ def test_wrong_type_names_key_value_and_expectation(
     message = str(caught.value)
     assert message.startswith(f"'{override.split('=')[0]}")
     assert message.endswith(f'needs to be {expected} (got {got})')
+
+
+@pytest.mark.parametrize('name', ['1', 'on', 'null'])
+def test_names_that_yaml_does_not_read_as_text(name: str) -> None:
+    with pytest.raises(ValueError, match=r"'ensemble.members' .* text .* in quotes"):
+        load_config(None, [f'ensemble.members={{{name}: runs/a}}'])
+    config = load_config(None, [f"ensemble.members={{'{name}': runs/a}}"])
+    assert config.ensemble is not None
+    assert config.ensemble.members == {name: 'runs/a'}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -155,8 +156,36 @@ def test_serve_says_what_is_wrong(server):
 def test_serve_takes_the_folder_of_a_run(tmp_path):
     overrides = [*write_shop(tmp_path), 'model.embedding_dim=8']
     experiment.pretrain(load_config('pretrain_best', overrides), tmp_path / 'run')
-    output = _run('serve.py', '--model', str(tmp_path / 'run'), '--measure', '5')
-    assert output.startswith('5 requests of 1 clients, 24 items')
+    # More clients at once than a server's queue is long unless it says so.
+    how = ['--measure', '200', '--clients', '64']
+    output = _run('serve.py', '--model', str(tmp_path / 'run'), *how)
+    assert output.startswith('200 requests of 64 clients, 24 items')
+
+
+@pytest.mark.parametrize('size', ['', 'abc', '-1', '1000000', '9' * 5000])
+def test_serve_ends_connections_whose_body_it_does_not_read(server, size):
+    host, port = server[0].removeprefix('http://').split(':')
+    with socket.create_connection((host, int(port)), 30) as client:
+        # What follows the head is no second request.
+        head = f'POST / HTTP/1.1\r\nContent-Length: {size}\r\n\r\n'
+        client.sendall(f'{head}{{}}'.encode())
+        with client.makefile() as answer:
+            status, *_ = lines = answer.read().splitlines()  # until it is closed
+    assert status.split()[1] == '400'
+    assert "'Content-Length' needs to be below" in lines[-1]
+
+
+def test_serve_refuses_to_measure_nothing():
+    for wrong in (['--measure', '-1'], ['--measure', '1', '--clients', '0']):
+        script = [sys.executable, str(ROOT / 'examples' / 'serve.py'), *wrong]
+        found = subprocess.run(
+            script,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 2
+        assert "'--clients' 1 or more" in found.stderr
 
 
 def test_serve_measures_itself():

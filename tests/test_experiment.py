@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,11 +108,44 @@ def test_training_on_held_out_items(tmp_path: Path, split: str) -> None:
     assert torch.equal(run.model.encode(run.data), every.float())
     with pytest.raises(ValueError, match=r"'split' needs items .*got 'val' for .*run'"):
         experiment.evaluate_run(tmp_path / 'run', 'val')
+    dates = 'data.val_from=102 data.test_from=104'
+    for wrong, override in (('val', 'train.split=train'), ('test', dates)):
+        with pytest.raises(
+            ValueError, match=r"'split' needs items|cannot be evaluated"
+        ):
+            experiment.evaluate_run(tmp_path / 'run', wrong, override.split())
     if split == 'all':
         with pytest.raises(ValueError, match=r"got 'test' .*train.split='all'"):
             experiment.evaluate_run(tmp_path / 'run')
     else:
         experiment.evaluate_run(tmp_path / 'run')
+
+
+def test_tables_that_know_held_out_items_are_refused(tmp_path: Path) -> None:
+    splits = ('train', 'train+val', 'all')
+    for split in splits:
+        config = shop_config(tmp_path, 'sasrec', *SMALL, f'train.split={split}')
+        experiment.pretrain(config, tmp_path / split)
+    llm = f'llm.name={write_llm(tmp_path / "llm")}'
+    common = [llm, 'llm.prefix=null', 'llm.token=[graph, seq]']
+
+    def config_of(split: str, table: str, *more: str) -> Config:
+        tables = f'llm.tables={{graph: {tmp_path / table}, seq: {tmp_path / table}}}'
+        own = [*common, tables, f'train.split={split}', 'train.precision=fp32', *more]
+        return shop_config(tmp_path, 'finetune_best', *own)
+
+    for number, split in enumerate(splits):
+        for table in splits[number + 1 :]:
+            message = rf"'llm.tables.graph' cannot .* '{re.escape(table)}' \(got '"
+            with pytest.raises(ValueError, match=message):
+                experiment.finetune(config_of(split, table), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+    dates = ['data.val_from=102', 'data.test_from=104']
+    with pytest.raises(ValueError, match=r"'data.val_from' None \(got 102 here\)"):
+        experiment.finetune(config_of('train', 'train', *dates), tmp_path / 'run')
+    experiment.finetune(config_of('train+val', 'train'), tmp_path / 'run')
+    card = (tmp_path / 'run' / 'model' / 'README.md').read_text()
+    assert 'protocol' not in card  # of a validation that was not
 
 
 def test_training_on_validation_items_goes_to_its_end(tmp_path: Path) -> None:
@@ -130,7 +164,8 @@ def test_training_on_validation_items_goes_to_its_end(tmp_path: Path) -> None:
 def test_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
     config = shop_config(tmp_path, 'sasrec', *SMALL)
     first = experiment.pretrain(config, tmp_path / 'run')
-    again = load_config(tmp_path / 'run' / 'config.yaml', ['train.save_minutes=1'])
+    moved = ['train.save_minutes=1', f'data.root={tmp_path / "moved"}']
+    again = load_config(tmp_path / 'run' / 'config.yaml', moved)
     assert experiment.pretrain(again, tmp_path / 'run') == first
     other = shop_config(tmp_path, 'sasrec', *SMALL, 'model.dropout=0.1')
     with pytest.raises(ValueError, match=r"'model.dropout' is 0.5 there \(got 0.1\)"):

@@ -9,5 +9,9 @@ what several folders have in common. Every number comes from a JSON file that
 ``benchmarks.run`` (or ``benchmarks.peers``) has left there, or from
 ``benchmarks/paper/expected.json`` (printed values of others, marked as such). Slices
 need ``HELLM_DATA`` the first time. A ``NOTES.md`` of a folder stands on top of its
-part; the searches in ``search/`` beside the folders are told, too.
+part. What was read on validation alone (``protocols: []``) becomes a ladder: each cell
+with what it changes against the base, which the table's file or ``--baseline`` names.
+A folder that is called ``search`` is of ``benchmarks.search``, and becomes a page of
+all budgets, spaces and trials; the winners behind the recipes of a table are told with
+it.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import statistics
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.report.names import Name, name_of
+from benchmarks.report.plan import Plan, load_plan
 from benchmarks.report.statistics import Array
 from hellm_pyg.evaluation import HEADLINE, ndcg, recall
 
@@ -129,6 +131,56 @@ class Result:
         """Number of trained parameters, 0 for what is only counted."""
         return self.get('trained_parameters')
 
+    @property
+    def parameters(self) -> int | None:
+        """Number of all parameters, with those of a frozen backbone."""
+        return self._either('parameters')
+
+    @property
+    def model_bytes(self) -> int | None:
+        """Size of the files of the model, without a frozen backbone."""
+        return self.get('model_bytes')
+
+    @property
+    def users_per_second(self) -> float | None:
+        """Users ranked in a second of the test, or of the median validation.
+
+        Of another library only lists are known, which are scored here.
+        """
+        if self.get('peer'):
+            return None
+        first: dict[str, Any] = next(iter(self.test.values()), {})
+        tested = self.test.get(str(HEADLINE), first)
+        if tested.get('seconds'):
+            return tested['users'] / tested['seconds']
+        rows = self.get('validation', 'curve') or []
+        spent = [row['eval_seconds'] for row in rows if row['metrics']]
+        users = self.get('validation_users')
+        return users / statistics.median(spent) if users and spent else None
+
+    @property
+    def ranking_seconds(self) -> float | None:
+        """Seconds to rank 1,000 users."""
+        speed = self.users_per_second
+        return None if speed is None else 1000 / speed
+
+    @property
+    def device(self) -> str | None:
+        """What the model was trained and measured on."""
+        device, threads = self._either('device'), self._either('threads')
+        if device is None:
+            return None
+        return f'{device}, {threads} thread{"" if threads == 1 else "s"}'
+
+    @property
+    def saw_validation(self) -> bool:
+        """Whether the validation items were trained on."""
+        return self.get('config', 'train', 'split') in ('train+val', 'all')
+
+    def _either(self, key: str) -> Any:
+        own = self.get('validation', key)
+        return self.get(key) if own is None else own
+
 
 @dataclass(eq=False)
 class Model:
@@ -143,11 +195,19 @@ class Model:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
+    def average(self, name: str) -> float | None:
+        """Mean over seeds of a property of the results."""
+        return self.mean([getattr(result, name) for result in self.results])
+
+    def validations(self, metric: str) -> list[float]:
+        """A metric on validation of each seed that has it."""
+        found = [r.get('validation', 'metrics', metric) for r in self.results]
+        return [value for value in found if value is not None]
+
     @property
     def validation(self) -> float | None:
         """Mean validation N@10, which chooses the reference."""
-        found = [r.get('validation', 'metrics', 'N@10') for r in self.results]
-        return self.mean(found)
+        return self.mean(self.validations('N@10'))
 
     def metrics(self, protocol: str) -> Array | None:
         """Metrics of each seed, of shape ``[seeds, 4]``."""
@@ -188,10 +248,24 @@ class Section:
         return sorted(found, key=lambda protocol: protocol != str(HEADLINE))
 
     @property
+    def is_ladder(self) -> bool:
+        """Whether validation alone was read."""
+        return bool(self.results) and not self.protocols
+
+    @property
+    def everything(self) -> list[Model]:
+        """All models, with the points of grids."""
+        return [*self.models, *(m for grid in self.grids.values() for m in grid)]
+
+    @property
+    def shown(self) -> list[Model]:
+        """The models; with the points of grids if these are what is compared."""
+        return self.everything if self.is_ladder else self.models
+
+    @property
     def results(self) -> list[Result]:
         """All cells of the section."""
-        grids = [model for grid in self.grids.values() for model in grid]
-        return [result for m in [*self.models, *grids] for result in m.results]
+        return [result for model in self.everything for result in model.results]
 
 
 def _load(path: Path, *keys: str) -> dict[str, Any]:
@@ -221,17 +295,17 @@ def load(folder: Path) -> list[Section]:
             results.append(Result(path, content))
     if not results and not failed:
         raise ValueError(f"'folder' needs results of 'benchmarks.run' (got '{folder}')")
-    sections = {}
+    sections, table = {}, folder.resolve().name
     for dataset in sorted(
         {r['dataset'] for r in failed} | {r.dataset for r in results}
     ):
         own = [result for result in results if result.dataset == dataset]
         sections[dataset] = Section(
-            folder.resolve().name,
+            table,
             dataset,
             folder,
             _models([r for r in own if not r.get('grid')]),
-            _grids([r for r in own if r.get('grid')]),
+            _grids([r for r in own if r.get('grid')], load_plan(table)),
             [r for r in failed if r['dataset'] == dataset],
         )
         _check_users(sections[dataset])
@@ -242,18 +316,20 @@ def _models(results: list[Result]) -> list[Model]:
     models: dict[str, Model] = {}
     for result in results:
         recipe = Path(result.get('recipe') or '').stem
-        name = name_of(result.name, recipe, result.get('peer'))
+        cell, grid = result.get('cell') or result.name, result.get('grid')
+        name = name_of(cell, recipe, result.get('peer'), grid)
         models.setdefault(result.name, Model(result.name, name)).results.append(result)
     for model in models.values():
         model.results.sort(key=lambda result: result.seed)
     return sorted(models.values(), key=lambda m: (m.validation or 0.0, m.key))
 
 
-def _grids(results: list[Result]) -> dict[str, list[Model]]:
-    names = dict.fromkeys(str(result.get('cell')) for result in results)
+def _grids(results: list[Result], plan: Plan) -> dict[str, list[Model]]:
+    """The points of each grid, the grids in the order of the table's file."""
+    names = {str(result.get('cell')): plan.place(result.name) for result in results}
     return {
         name: _models([result for result in results if str(result.get('cell')) == name])
-        for name in names
+        for name in sorted(names, key=lambda name: names[name])
     }
 
 

@@ -69,15 +69,27 @@ def _axes(
     return ''.join(parts)
 
 
-def dot_plot(marks: Sequence[Mark], metric: str) -> str:
-    """A row a model: its mean, interval and seeds, and what others have printed."""
+def dot_plot(
+    marks: Sequence[Mark], metric: str, *, zero: bool = True, line: float | None = None
+) -> str:
+    """A row a model: its mean, interval and seeds, and what others have printed.
+
+    Args:
+        marks: The models.
+        metric: What is shown of them.
+        zero: Whether the axis begins at zero.
+        line: Value at which all are crossed.
+    """
     left = 14 + LETTER * max(len(mark.label) for mark in marks)
     top, step = 8.0, 23.0
     bottom = top + step * len(marks)
     shown = [
-        v for m in marks for v in (*m.x, m.low, m.high, m.printed) if v is not None
+        v
+        for m in marks
+        for v in (*m.x, *m.seeds, m.low, m.high, m.printed, line)
+        if v is not None
     ]
-    x = fit(shown, left, WIDTH - 52, zero=True, pad=0.02)
+    x = fit(shown, left, WIDTH - 52, zero=zero, pad=0.02 if zero else 0.06)
     parts = []
     for value in x.ticks:
         at = x(value)
@@ -91,6 +103,9 @@ def dot_plot(marks: Sequence[Mark], metric: str) -> str:
                 text_anchor='middle',
             )
         )
+    if line is not None:
+        at = x(line)
+        parts.append(tag('line', x1=at, x2=at, y1=top, y2=bottom, class_='base'))
     for i, mark in enumerate(marks):
         y = top + step * (i + 0.5)
         at = x(mark.x[0])
@@ -220,15 +235,17 @@ def scatter(
     return _plot(height, f'{y_label} against {x_label}', *parts)
 
 
-def points(marks: Sequence[Mark], names: Sequence[str], x_label: str) -> str:
+def points(
+    marks: Sequence[Mark], names: Sequence[str], x_label: str, y_label: str
+) -> str:
     """Lines over named points, with intervals: one parameter of a grid."""
     height, width = 250.0, WIDTH
     right = 16 + LETTER * max(len(mark.label) for mark in marks)
     bounds = [v for mark in marks for pair in mark.bounds if pair for v in pair]
     values = [*bounds, *(v for mark in marks for v in mark.y)]
     x = Scale(-0.4, len(names) - 0.6, 52, width - right)
-    y = fit(values, height - 46, 16, pad=0.1)
-    parts = []
+    y = fit(values, height - 46, 22, pad=0.1)
+    parts = [text(0, 8, y_label, class_='name')]
     for value in y.ticks:
         at = y(value)
         parts.append(tag('line', x1=x.start, x2=x.end, y1=at, y2=at, class_='grid'))
@@ -255,7 +272,7 @@ def points(marks: Sequence[Mark], names: Sequence[str], x_label: str) -> str:
             own.append(tag('circle', cx=a, cy=b, r=4, class_=chosen))
         own.append(text(x.end + 6, place, mark.label, class_='label'))
         parts.append(tag('g', *own, class_=_class(mark.family)))
-    return _plot(height, f'metrics against {x_label}', *parts)
+    return _plot(height, f'{y_label} against {x_label}', *parts)
 
 
 def heat_map(

@@ -7,12 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import tables
+from benchmarks.report import cost, ladder, search, tables
 from benchmarks.report.analysis import Analysis, Settings, analyse
 from benchmarks.report.cells import Section, load
+from benchmarks.report.expectations import expectations
+from benchmarks.report.ladder import Ladder
+from benchmarks.report.names import title_of
 from benchmarks.report.prose import load_notes
-from benchmarks.report.search import load_searches
+from benchmarks.report.search import Search, load_searches
+from benchmarks.report.summary import overview
 from benchmarks.report.tables import Table
+
+SUMMARY = (
+    'Metrics of full rankings, one held-out item a user: R is recall (hit rate), N '
+    'is NDCG. The protocol says what is read (history) and what is not ranked '
+    '(mask). Weights and settings were chosen on validation; test items were read '
+    'once a protocol. Intervals and tests are over users, given the trained '
+    'models: they do not tell how much another seed would change, which the '
+    'deviations over seeds do. Printed numbers are those of others, and are '
+    'marked as such.'
+)
+SEARCHED = (
+    'Every model gets the same number of trials of the same minutes. Validation '
+    'chooses; the test items were not read.'
+)
+SEARCH = 'search'  # folder of what benchmarks.search has left
 
 
 @dataclass
@@ -23,18 +42,30 @@ class Part:
     summary: str
     notes: str
     analysis: Analysis
+    ladder: Ladder | None  # of what was read on validation alone
+    rungs: list[Table]
     metrics: list[Table]
     points: list[Table]
     tests: list[Table]
     slices: list[Table]
-    records: list[Table]  # training, search, provenance
+    expectations: list[Table]
+    costs: list[Table]
+    records: list[Table]  # search, provenance
     printed: list[Table]
     remarks: list[str]
 
     @property
     def tables(self) -> list[Table]:
-        """All but the printed ones."""
-        return [*self.metrics, *self.points, *self.tests, *self.slices, *self.records]
+        """All but what stands beside the numbers of others."""
+        return [
+            *self.rungs,
+            *self.metrics,
+            *self.points,
+            *self.tests,
+            *self.slices,
+            *self.costs,
+            *self.records,
+        ]
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -47,7 +78,9 @@ class Document:
     """A report."""
 
     summary: str
+    overview: list[Table]
     parts: list[Part]
+    searches: list[Table]
     settings: Settings
 
 
@@ -64,6 +97,8 @@ def _summary(analysis: Analysis) -> str:
     ]
     if analysis.num_users:
         words.insert(0, f'{analysis.num_users:,} test users')
+    if section.is_ladder:
+        words.append('validation alone was read')
     if section.failed:
         words.append(f'{_count(len(section.failed), "cell")} failed')
     return ', '.join(words) + '.'
@@ -73,12 +108,24 @@ def _present(found: Iterable[Table | None]) -> list[Table]:
     return [table for table in found if table is not None]
 
 
+def _searches(section: Section) -> list[Search]:
+    """The searches that have written the recipes of a section."""
+    recipes = [Path(result.get('recipe') or '') for result in section.results]
+    names = {path.stem for path in recipes if path.suffix == '.yaml'}
+    return [
+        one
+        for one in load_searches(section.folder.parent / SEARCH)
+        if one.dataset == section.dataset and one.name in names
+    ]
+
+
 def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Part:
     analysis = analyse(section, baselines, settings)
-    records = [tables.training(analysis)] if section.models else []
-    found = load_searches(section.folder.parent / 'search', section.dataset)
-    if found:
-        records.append(tables.searches(found))
+    rungs = Ladder.of(section, baselines) if section.is_ladder else None
+    compared = rungs.models if rungs else section.models[::-1]
+    records = []
+    if found := _searches(section):
+        records.append(search.budgets(found))
     if section.results:
         records.append(tables.provenance(analysis))
     remarks = []
@@ -86,19 +133,24 @@ def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Par
         remarks.append(
             'No slices: neither `users/` beside the results nor `HELLM_DATA` was there.'
         )
-    same = section.table == section.dataset
-    title = section.dataset.capitalize() + ('' if same else f', {section.table}')
+    title = section.dataset.capitalize()
+    if section.table != section.dataset:
+        title += f', {title_of(section.table)}'
     return Part(
-        title.replace('_', ' '),
+        title,
         _summary(analysis),
         load_notes(section.folder),
         analysis,
+        rungs,
+        [ladder.table(rungs)] if rungs else [],
         _present(tables.metrics(analysis, p, settings) for p in analysis.tables),
         _present(tables.points(analysis, p, settings) for p in analysis.tables),
         [tables.tests(analysis, one, settings) for one in analysis.tests],
         [tables.slices(part) for part in analysis.slices],
+        expectations(analysis),
+        [cost.training(compared)] if compared else [],
         records,
-        tables.printed(section.dataset),
+        [] if rungs else tables.printed(section.dataset),
         remarks,
     )
 
@@ -111,7 +163,7 @@ def build(
     """Reads folders of results and computes all that is reported of them.
 
     Args:
-        folders: Folders of results.
+        folders: Folders of results; one that is called 'search' is of searches.
         baselines: Cells that all others are compared with, besides the best on
             validation; LightGCN where it is there if :obj:`None`.
         settings: How much is resampled.
@@ -121,8 +173,9 @@ def build(
             no such baseline.
     """
     settings = settings or Settings()
-    sections = [section for folder in folders for section in load(folder)]
-    known = {model.key for section in sections for model in section.models}
+    searches = [f for f in folders if f.resolve().name == SEARCH]
+    sections = [s for folder in folders if folder not in searches for s in load(folder)]
+    known = {model.key for section in sections for model in section.shown}
     if missing := set(baselines or ()) - known:
         raise ValueError(
             f"'baseline' needs to be one of {sorted(known)} (got {sorted(missing)})"
@@ -130,14 +183,15 @@ def build(
     if baselines is None:
         baselines = ['lightgcn']
     parts = [_part(section, baselines, settings) for section in sections]
+    found = [one for folder in searches for one in load_searches(folder)]
+    if searches and not found:
+        raise ValueError(
+            f"'folder' needs results of 'benchmarks.search' (got '{searches[0]}')"
+        )
     return Document(
-        'Metrics of full rankings, one held-out item a user: R is recall (hit rate), N '
-        'is NDCG. The protocol says what is read (history) and what is not ranked '
-        '(mask). Weights and settings were chosen on validation; test items were read '
-        'once a protocol. Intervals and tests are over users, given the trained '
-        'models: they do not tell how much another seed would change, which the '
-        'deviations over seeds do. Printed numbers are those of others, and are '
-        'marked as such.',
+        SUMMARY if parts else SEARCHED,
+        overview([part.analysis for part in parts]),
         parts,
+        [search.budgets(found), *map(search.trials, found)] if found else [],
         settings,
     )

@@ -9,6 +9,7 @@ from benchmarks.report import charts, numbers
 from benchmarks.report.analysis import Analysis, Row
 from benchmarks.report.cells import METRICS, Model
 from benchmarks.report.charts import Mark
+from benchmarks.report.ladder import Ladder
 from benchmarks.report.tables import ordered
 
 N10 = METRICS.index('N@10')
@@ -47,9 +48,9 @@ def _row_mark(row: Row, metric: str) -> Mark:
 
 def accuracy(analysis: Analysis) -> list[Figure]:
     """Metrics with intervals under the headline protocol."""
-    grids = {m.key for grid in analysis.section.grids.values() for m in grid}
-    table = analysis.tables.get(analysis.headline, []) if analysis.tables else []
-    rows = [row for row in ordered(table) if row.model.key not in grids]
+    models = analysis.section.models
+    table = analysis.tables.get(analysis.headline, [])
+    rows = [row for row in ordered(table) if row.model in models]
     if len(rows) < 2:
         return []
     plots = []
@@ -73,7 +74,7 @@ def learning(analysis: Analysis) -> list[Figure]:
     """Validation N@10 against epochs and seconds."""
     by_epoch: list[Mark] = []
     by_second: list[Mark] = []
-    for model in analysis.section.models:
+    for model in analysis.section.shown:
         name = model.name
         for result in model.results:
             points = result.curve
@@ -118,12 +119,13 @@ def cost(analysis: Analysis) -> list[Figure]:
     plots = []
     for label, attribute, write, wanted in (
         ('training time', 'training_seconds', numbers.duration, numbers.DURATIONS),
+        ('ranking 1,000 users', 'ranking_seconds', numbers.duration, numbers.DURATIONS),
         ('trained parameters', 'trained_parameters', numbers.size, ()),
         ('peak memory', 'peak_memory', numbers.memory, ()),
     ):
         marks = []
         for model in analysis.section.models:
-            value = model.mean([getattr(r, attribute) for r in model.results])
+            value = model.average(attribute)
             if model.key in rows and value:
                 y = float(rows[model.key].mean[N10])
                 title = _told(model, f'N@10 {y:.4f}', f'{label} {write(value)}')
@@ -139,8 +141,34 @@ def cost(analysis: Analysis) -> list[Figure]:
     return [Figure('Accuracy against cost', plots, caption)] if plots else []
 
 
+def ladder(rungs: Ladder | None) -> list[Figure]:
+    """Validation of what was not tested, in the order of the table."""
+    if rungs is None or len(rungs.compared) < 2:
+        return []
+    caption = 'Validation at the best epoch; the axes do not begin at zero.'
+    if rungs.base is not None:
+        caption += f' The line is {rungs.base.name.label}, the base.'
+    plots = [_rungs(rungs, metric) for metric in ('N@10', 'R@10')]
+    return [Figure('Ladder', plots, caption)]
+
+
+def _rungs(rungs: Ladder, metric: str) -> str:
+    marks, base = [], None
+    for model in rungs.compared:
+        values = model.validations(metric)
+        mean = model.mean(values)
+        if mean is None:
+            continue
+        base = mean if model is rungs.base else base
+        seeds = values if len(values) > 1 else []
+        title = _told(model, f'{metric} {mean:.4f}')
+        name = model.name
+        marks.append(Mark(name.label, name.family, [mean], [], title, seeds=seeds))
+    return charts.dot_plot(marks, f'validation {metric}', zero=False, line=base)
+
+
 def grids(analysis: Analysis) -> list[Figure]:
-    """Validation and test N@10 over the points of every grid."""
+    """Validation and test N@10 over the points of every grid that was tested."""
     rows = {row.model.key: row for row in analysis.tables.get(analysis.headline, [])}
     lines: list[str] = []
     maps: dict[str, list[str]] = {}
@@ -162,11 +190,13 @@ def grids(analysis: Analysis) -> list[Figure]:
 
 def _values(models: Sequence[Model], key: str) -> list[object]:
     found = {model.results[0].content['grid'][key] for model in models}
-    return sorted(found, key=lambda v: (isinstance(v, str), v))
+    numeric = [v for v in found if isinstance(v, int | float)]
+    return [*sorted(numeric), *sorted(found.difference(numeric), key=str)]
 
 
 def _one_key(models: Sequence[Model], rows: dict[str, Row], key: str) -> str:
     values = _values(models, key)
+    names = [numbers.setting(value) for value in values]
     place = {
         model.key: values.index(model.results[0].content['grid'][key])
         for model in models
@@ -179,18 +209,18 @@ def _one_key(models: Sequence[Model], rows: dict[str, Row], key: str) -> str:
         ('validation', 'other', [model.validation or 0.0 for model in models]),
         ('test', 'hypergraph', [float(rows[m.key].mean[N10]) for m in models]),
     ):
-        title = '\n'.join(
-            [label, *(f'{values[int(a)]}: {b:.4f}' for a, b in zip(at, y, strict=True))]
-        )
-        mark = Mark(label, family, at, y, title, best=chosen)
+        pairs = [f'{names[int(a)]}: {b:.4f}' for a, b in zip(at, y, strict=True)]
+        mark = Mark(label, family, at, y, '\n'.join([label, *pairs]), best=chosen)
         if label == 'test':
-            intervals = [(rows[m.key].low, rows[m.key].high) for m in models]
-            mark.bounds = [
-                None if low is None or high is None else (low[N10], high[N10])
-                for low, high in intervals
-            ]
+            mark.bounds = [_bounds(rows[model.key]) for model in models]
         marks.append(mark)
-    return charts.points(marks, [str(value) for value in values], f'{key}, N@10')
+    return charts.points(marks, names, key, 'N@10')
+
+
+def _bounds(row: Row) -> tuple[float, float] | None:
+    if row.low is None or row.high is None:
+        return None
+    return float(row.low[N10]), float(row.high[N10])
 
 
 def _two_keys(
@@ -208,8 +238,8 @@ def _two_keys(
         plots.append(
             charts.heat_map(
                 table,
-                [str(value) for value in down],
-                [str(value) for value in across],
+                [numbers.setting(value) for value in down],
+                [numbers.setting(value) for value in across],
                 (keys[0], keys[1]),
                 metric,
             )

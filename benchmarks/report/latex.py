@@ -27,6 +27,7 @@ SPECIAL = {
     '±': r'$\pm$',
     '≤': r'$\le$',
     '†': r'\textsuperscript{\dag}',
+    '→': r'$\rightarrow$',
     '<': '$<$',
     '>': '$>$',
 }
@@ -57,9 +58,9 @@ def _column(name: str) -> str:
     return rf'\shortstack{{{lines}}}'
 
 
-def _table(table: Table, title: str, label: str) -> str:
+def _table(table: Table, title: str) -> str:
     align = ''.join('l' if table.is_word(i) else 'r' for i in range(len(table.columns)))
-    words = f'{title}: {table.title}. {table.caption}'
+    words = f'{title}. {table.caption}'
     caption = re.sub(r'\.\. ', '. ', escape(words.strip()))
     rows = [' & '.join(_cell(cell) for cell in row) for row in table.rows]
     body = '\n'.join(rf'{row} \\' for row in rows)
@@ -68,7 +69,7 @@ def _table(table: Table, title: str, label: str) -> str:
 \centering
 \renewcommand{{\arraystretch}}{{1.15}}
 \caption{{{caption}}}
-\label{{tab:{label}}}
+\label{{tab:{_label(title)}}}
 \resizebox{{\ifdim\width>\linewidth \linewidth\else\width\fi}}{{!}}{{%
 \begin{{tabular}}{{@{{}}{align}@{{}}}}
 \toprule
@@ -81,19 +82,23 @@ def _table(table: Table, title: str, label: str) -> str:
 """
 
 
-def _label(*words: str) -> str:
-    return re.sub(r'[^a-z0-9]+', '-', ' '.join(words).lower()).strip('-')
+def _label(title: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
 
 
 def _part(part: Part) -> str:
-    tables = part.tables
     # Commands are longer than a page is wide; they stand in the other two forms.
-    shown = [table for table in tables if table.title != 'Provenance']
-    return ''.join(
-        _table(table, part.title, _label(part.title, table.title)) for table in shown
-    )
+    shown = [table for table in part.tables if table.title != 'Provenance']
+    told = [(f'{part.title}: {table.title}', table) for table in shown]
+    told += [
+        (f'{part.title}: Expectations, {table.title}', table)
+        for table in part.expectations
+    ]
+    return ''.join(_table(table, title) for title, table in told)
 
 
 def render(document: Document) -> str:
-    """All tables but those of the provenance."""
-    return HEAD + ''.join(_part(part) for part in document.parts)
+    """All tables but those of the provenance and all that others have printed."""
+    tables = [*document.overview, *document.searches]
+    whole = [_table(table, table.title) for table in tables]
+    return HEAD + ''.join([*whole, *(_part(part) for part in document.parts)])

@@ -45,6 +45,10 @@ def _part(part: Part) -> list[str]:
             told = ' '.join(str(failed.get('error', '')).split())
             lines += [f'- `{failed["name"]}`, seed {failed["seed"]}: {told}']
         lines.append('')
+    if part.expectations:
+        lines += ['### Expectations', '']
+        for table in part.expectations:
+            lines += _table(table, 4)
     if part.printed:
         lines += ['### Printed by others', '']
         for table in part.printed:
@@ -55,6 +59,10 @@ def _part(part: Part) -> list[str]:
 def render(document: Document) -> str:
     """The whole report."""
     lines = ['# Results', '', document.summary, '']
+    for table in document.overview:
+        lines += _table(table, 2)
     for part in document.parts:
         lines += _part(part)
+    for table in document.searches:
+        lines += _table(table, 2)
     return '\n'.join(lines).rstrip() + '\n'

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.report.numbers import setting
+
 EXPECTED = Path(__file__).parents[1] / 'paper' / 'expected.json'
 
 # Patterns match names without '_' and '-'; of several the longest decides.
@@ -34,6 +36,7 @@ FAMILIES = {
     'llara*': 'language model',
     'e4srec*': 'language model',
     'hellm*': 'language model',
+    'finetune*': 'language model',
     'ensemble*': 'ensemble',
 }
 PEER, OTHER = 'other library', 'other'
@@ -50,6 +53,11 @@ LABELS = {
     'bm3': 'BM3',
     'freedom': 'FREEDOM',
     'hellmpre': 'HeLLMPre',
+    'pretrain': 'HeLLMPre',
+    'released': 'HeLLMPre, released',
+    'nohypergraphs': 'HeLLMPre without hypergraphs',
+    'nou2u': 'HeLLMPre without U2U',
+    'noi2i': 'HeLLMPre without I2I',
     'sasrec': 'SASRec',
     'gru4rec': 'GRU4Rec',
     'collm': 'CoLLM',
@@ -62,6 +70,23 @@ LABELS = {
     'implicitbpr': 'implicit BPR',
     'cornacvbpr': 'cornac VBPR',
 }
+
+# What qualifies a model, of one or two words of a cell's name.
+WORDS = {
+    'bce': 'BCE',
+    'both': 'both features',
+    'cl': 'contrast',
+    'i2i': 'I2I',
+    'llm': 'LLM',
+    'none': 'no features',
+    'sampled': 'sampled softmax',
+    'seq': 'sequence',
+    'train val': 'train+val',
+    'u2u': 'U2U',
+}
+WITHOUT = ('no', 'without')
+PARTS = ('cl', 'graph', 'llm', 'prefix', 'seq')  # there is one of each: 'the LLM'
+TABLES = {'table': 'Table', 'fig': 'Fig.'}
 
 
 class Name(NamedTuple):
@@ -90,18 +115,62 @@ def match(name: str, patterns: Iterable[str]) -> str | None:
     return max(found, key=len, default=None)
 
 
-def name_of(cell: str, recipe: str = '', peer: str | None = None) -> Name:
-    """Label and family of a cell: ``sasrec_bce`` is 'SASRec bce', sequential.
+def name_of(
+    cell: str,
+    recipe: str = '',
+    peer: str | None = None,
+    grid: Mapping[str, object] | None = None,
+) -> Name:
+    """Label and family of a cell: ``sasrec_bce`` is 'SASRec, BCE', sequential.
 
-    Where the name tells no family, that of the recipe does.
+    A name that begins with no known model is left as it is. Where it tells no family,
+    that of the recipe does.
+
+    Args:
+        cell: Name of the cell.
+        recipe: Name of its recipe.
+        peer: The other library that trained it.
+        grid: The point of its grid, which follows the name.
     """
     pattern = match(cell, FAMILIES) or match(recipe, FAMILIES)
     family = PEER if peer else FAMILIES[pattern] if pattern else OTHER
-    words = re.split(r'[-_ ]', cell)
+    label, words = cell, re.split(r'[-_ ]', cell)
     for used in range(len(words), 0, -1):
-        if label := LABELS.get(''.join(words[:used]).lower()):
-            return Name(' '.join([label, *words[used:]]), family)
-    return Name(cell, family)
+        if known := LABELS.get(''.join(words[:used]).lower()):
+            label = known + _qualifiers(words[used:])
+            break
+    if grid:
+        values = {key.rpartition('.')[2]: setting(grid[key]) for key in grid}
+        point = ', '.join(f'{key}={value}' for key, value in values.items())
+        label = point if point.startswith(f'{cell}=') else f'{label}: {point}'
+    return Name(label, family)
+
+
+def _qualifiers(words: list[str]) -> str:
+    """What follows a model: ', 8 layers', ', BCE', ' without the LLM'."""
+    text, after = '', ''
+    while words:
+        used = 2 if ' '.join(words[:2]) in WORDS and len(words) > 1 else 1
+        word, words = ' '.join(words[:used]), words[used:]
+        if word in WITHOUT:
+            text += ' without'
+        elif after in WITHOUT:
+            text += ' the ' * (word in PARTS) or ' '
+            text += WORDS.get(word, word)
+        else:  # words that nobody knows stay together
+            joined = after and word not in WORDS and after not in WORDS
+            text += f'{" " if joined else ", "}{WORDS.get(word, word)}'
+        after = word
+    return text
+
+
+def title_of(table: str) -> str:
+    """How a table of experiments is called: ``fig3_reduced`` is 'Fig. 3, reduced'."""
+    first, *others = table.split('_')
+    found = re.fullmatch(r'([a-z]+)(\d+)', first)
+    if found is None or found[1] not in TABLES:
+        return table.replace('_', ' ')
+    return ', '.join([f'{TABLES[found[1]]} {found[2]}', *others])
 
 
 def tables(path: Path = EXPECTED) -> list[dict[str, Any]]:
@@ -127,11 +196,17 @@ def printed_rows(dataset: str) -> list[tuple[str, list[Printed]]]:
 
 
 def printed_for(cell: str, dataset: str) -> Printed | None:
-    """The printed row of a cell: that of the longest pattern, the first of equals."""
-    best: tuple[int, Printed] | None = None
-    for table in tables():
-        for row in table['rows']:
-            pattern = match(cell, row['cells']) if dataset in row else None
-            if pattern and (best is None or len(pattern) > best[0]):
-                best = len(pattern), _row(table, row, dataset)
-    return best[1] if best else None
+    """The printed row of a cell, the first of several sources."""
+    return next(iter(printed_all(cell, dataset)), None)
+
+
+def printed_all(cell: str, dataset: str) -> list[Printed]:
+    """The printed rows of a cell: those with the longest pattern that it matches."""
+    rows = [
+        (match(cell, row['cells']), _row(table, row, dataset))
+        for table in tables()
+        for row in table['rows']
+        if dataset in row
+    ]
+    longest = max((len(pattern) for pattern, _ in rows if pattern), default=0)
+    return [row for pattern, row in rows if pattern and len(pattern) == longest]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 DURATIONS = tuple(
     float(unit * count)
     for unit, counts in (
+        (0.01, (1, 2, 5, 10, 20, 50)),
         (1, (1, 2, 5, 10, 20, 30)),
         (60, (1, 2, 5, 10, 20, 30)),
         (3600, (1, 2, 5, 10, 20, 50, 100)),
@@ -29,6 +30,22 @@ def signed(value: float) -> str:
 def p_value(value: float, bound: bool = False) -> str:
     """A p-value; a bound is the least that the resamples can tell."""
     return ('≤ ' if bound else '') + f'{value:.{4 if value < 0.01 else 3}f}'
+
+
+def percent(value: float | None) -> str:
+    """A share as a difference with its sign."""
+    if value is None:
+        return '-'
+    return f'{value:+.1%}'.replace('-', '\N{MINUS SIGN}').replace('%', ' %')
+
+
+def setting(value: object) -> str:
+    """A value of a configuration."""
+    if value is None or isinstance(value, bool):
+        return {None: 'none', True: 'yes', False: 'no'}[value]
+    if isinstance(value, list):
+        return f'[{", ".join(setting(one) for one in value)}]'
+    return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str:

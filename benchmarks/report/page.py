@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from benchmarks.report.document import Document, Part
-from benchmarks.report.figures import Figure, effort, results
+from benchmarks.report.figures import Figure, effort, ladder, results
 from benchmarks.report.names import ORDER
 from benchmarks.report.prose import blocks, spans
 from benchmarks.report.svg import escape, tag
@@ -104,11 +104,7 @@ def _notes(markdown: str) -> str:
 
 
 def _legend(part: Part) -> str:
-    models = [
-        *part.analysis.section.models,
-        *(m for grid in part.analysis.section.grids.values() for m in grid),
-    ]
-    present = {model.name.family for model in models}
+    present = {model.name.family for model in part.analysis.section.everything}
     keys = [
         tag('li', tag('i', class_=f'key {_family(family)}'), escape(family))
         for family in ORDER
@@ -128,6 +124,8 @@ def _part(part: Part) -> str:
         tag('p', escape(part.summary), class_='summary'),
         _notes(part.notes),
         _legend(part),
+        *(_figure(figure) for figure in ladder(part.ladder)),
+        *(_table(table, False) for table in part.rungs),
         *(_figure(figure) for figure in results(part.analysis)),
     ]
     if part.metrics:
@@ -141,6 +139,7 @@ def _part(part: Part) -> str:
         parts.append(_table(first))
         parts += [_folded(table.title, _table(table, False)) for table in others]
     parts += [_figure(figure) for figure in effort(part.analysis)]
+    parts += [_table(table) for table in part.costs]
     if part.slices:
         parts.append(tag('h3', 'Slices of the users'))
         parts += [_table(table) for table in part.slices]
@@ -155,7 +154,10 @@ def _part(part: Part) -> str:
             for failed in part.failed
         ]
         parts += [tag('h3', 'Failed'), tag('ul', *told)]
-    parts.append(tag('h3', 'Cost, provenance and printed numbers'))
+    if part.expectations:
+        parts.append(tag('h3', 'Expectations'))
+        parts += [_table(table) for table in part.expectations]
+    parts.append(tag('h3', 'Provenance and printed numbers'))
     parts += [_folded(table.title, _table(table, False)) for table in part.records]
     if part.printed:
         tables = [_table(table) for table in part.printed]
@@ -163,12 +165,25 @@ def _part(part: Part) -> str:
     return tag('section', *parts, id=anchor(part.title))
 
 
+def _overview(tables: list[Table]) -> str:
+    return tag('section', *map(_table, tables), id='overview') if tables else ''
+
+
+def _searches(tables: list[Table]) -> str:
+    if not tables:
+        return ''
+    budgets, *trials = tables
+    folded = [_folded(table.title, _table(table, False)) for table in trials]
+    head = tag('h2', 'Searches')
+    return tag('section', head, _table(budgets, False), *folded, id='searches')
+
+
 def render(document: Document) -> str:
     """The whole page."""
-    links = [
-        tag('a', escape(part.title), href=f'#{anchor(part.title)}')
-        for part in document.parts
-    ]
+    titles = ['Overview'] * bool(document.overview)
+    titles += [part.title for part in document.parts]
+    titles += ['Searches'] * bool(document.searches)
+    links = [tag('a', escape(title), href=f'#{anchor(title)}') for title in titles]
     head = tag(
         'head',
         '<meta charset="utf-8">',
@@ -181,6 +196,11 @@ def render(document: Document) -> str:
         'body',
         tag('header', tag('h1', 'Results'), tag('p', escape(document.summary))),
         tag('nav', *links, aria_label='Parts') if len(links) > 1 else '',
-        tag('main', *(_part(part) for part in document.parts)),
+        tag(
+            'main',
+            _overview(document.overview),
+            *(_part(part) for part in document.parts),
+            _searches(document.searches),
+        ),
     )
     return f'<!doctype html>\n<html lang="en">\n{head}\n{body}\n</html>\n'

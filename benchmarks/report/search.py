@@ -1,41 +1,173 @@
-"""Reads what ``benchmarks.search`` has left beside the tables."""
+"""What ``benchmarks.search`` has spent on every recipe, and what it has found."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.report import numbers
+from benchmarks.report.tables import Cell, Table
+
+METRIC = 'N@10'
+
+
+class Trial(NamedTuple):
+    """One point that was tried."""
+
+    values: dict[str, Any]
+    state: str
+    metric: float | None
+    epochs: int
+    seconds: float
+    error: str
+
 
 class Search(NamedTuple):
-    """The budget of one recipe and what it led to."""
+    """The budget of one recipe on one data set and what it led to.
 
-    recipe: str
+    Args:
+        name: Name of the space and of the recipe that was written.
+        dataset: Where.
+        trials: Number of trials that it was given.
+        minutes: Of a trial.
+        seed: Seed of the sampler.
+        space: Values to choose from, by key.
+        values: The winner.
+        best: Its metric on validation.
+        tried: All trials that ended.
+        carried: The other data set that the search began at, if it did so.
+    """
+
+    name: str
+    dataset: str
     trials: int
     minutes: float
-    states: list[str]
+    seed: int
+    space: dict[str, list[Any]]
     values: dict[str, Any]
     best: float
+    tried: list[Trial]
+    carried: str | None
 
 
-def load_searches(folder: Path, dataset: str) -> list[Search]:
-    """The searches on a data set, also those that began at another's winner.
+def load_searches(folder: Path) -> list[Search]:
+    """The searches of a folder, each with those that began at its winner.
 
     The folder may not be there.
+
+    Raises:
+        ValueError: If a file is none of a search.
     """
     found = []
     for path in sorted(folder.glob('*.json')):
-        content = json.loads(path.read_text())
-        for search in (content, *content.get('carried', {}).values()):
-            if search['dataset'] == dataset:
-                found.append(
-                    Search(
-                        search['recipe'],
-                        search['trials'],
-                        search['minutes'],
-                        [run['state'] for run in search['runs']],
-                        search['best']['values'],
-                        search['best']['N@10'],
-                    )
-                )
+        try:
+            content = json.loads(path.read_text())
+            found.append(_search(path.stem, content, None))
+            for other in content.get('carried', {}).values():
+                found.append(_search(path.stem, other, content['dataset']))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"'{path}' is no result of 'benchmarks.search': "
+                f'{type(error).__name__}: {error}'
+            ) from None
     return found
+
+
+def _search(name: str, content: Mapping[str, Any], carried: str | None) -> Search:
+    tried = [
+        Trial(
+            run['values'],
+            run['state'],
+            run[METRIC],
+            run['epochs'],
+            run['seconds'],
+            run['error'],
+        )
+        for run in content['runs']
+    ]
+    best = content['best']
+    return Search(
+        name,
+        content['dataset'],
+        content['trials'],
+        content['minutes'],
+        content['seed'],
+        content['space'],
+        best['values'],
+        best[METRIC],
+        tried,
+        carried,
+    )
+
+
+def budgets(found: Sequence[Search]) -> Table:
+    """What was spent on choosing, and what was chosen."""
+    body = []
+    for search in found:
+        states = Counter(trial.state for trial in search.tried)
+        counts = ', '.join(f'{number} {state}' for state, number in states.items())
+        values = ', '.join(
+            f'{key}={numbers.setting(value)}' for key, value in search.values.items()
+        )
+        points = math.prod(len(values) for values in search.space.values())
+        spent = sum(trial.seconds for trial in search.tried)
+        body.append(
+            [
+                Cell(search.name),
+                Cell(search.dataset + _origin(search, ', from')),
+                Cell(f'{search.trials} trials of {search.minutes:g} min'),
+                Cell(counts or 'none ended'),
+                Cell(numbers.duration(spent)),
+                Cell(f'{len(search.tried)} of {points:,}'),
+                Cell(numbers.decimal(search.best)),
+                Cell(values or '-', code=True),
+            ]
+        )
+    columns = ['recipe', 'data', 'budget', 'outcomes', 'spent', 'points\ntried']
+    columns += [f'validation\n{METRIC}', 'chosen']
+    caption = f'Validation {METRIC} chose; the test items were not read.'
+    return Table('Search', columns, body, caption, words={1, 2, 3, 7})
+
+
+def trials(search: Search) -> Table:
+    """Every trial of a search, in its order."""
+    body: list[list[Cell]] = []
+    for trial in search.tried:
+        won = trial.values == search.values
+        state = f'{trial.state} ({trial.error})' if trial.error else trial.state
+        body.append(
+            [
+                Cell(str(len(body) + 1)),
+                *(
+                    Cell(numbers.setting(trial.values.get(key)), best=won)
+                    for key in search.space
+                ),
+                Cell(numbers.decimal(trial.metric), best=won),
+                Cell(str(trial.epochs)),
+                Cell(numbers.duration(trial.seconds)),
+                Cell(state),
+            ]
+        )
+    columns = ['trial', *search.space, f'validation\n{METRIC}', 'epochs', 'time']
+    words = {len(columns)}
+    space = '; '.join(
+        f'{key}: {", ".join(map(numbers.setting, values))}'
+        for key, values in search.space.items()
+    )
+    start = _origin(search, ', with the winner on')
+    caption = (
+        f'{search.trials} trials of {search.minutes:g} minutes of training and '
+        f'validation each, seed {search.seed}. Space: {space}. The first trial is '
+        f'the recipe as it is{start}; the metric is that of the best epoch. Bold: the '
+        'winner; a pruned trial, which lagged behind the median, cannot win.'
+    )
+    title = f'{search.name}, {search.dataset}'
+    return Table(title, [*columns, 'outcome'], body, caption, words=words)
+
+
+def _origin(search: Search, words: str) -> str:
+    return f'{words} {search.carried}' if search.carried else ''

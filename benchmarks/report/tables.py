@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from benchmarks.report import numbers
@@ -17,7 +16,6 @@ from benchmarks.report.analysis import (
 )
 from benchmarks.report.cells import METRICS, Model, Result
 from benchmarks.report.names import printed_rows
-from benchmarks.report.search import Search
 
 SIGNIFICANT = 0.05
 
@@ -52,11 +50,18 @@ class Table:
         return column < self.left or column in self.words
 
 
-def _name(model: Model) -> Cell:
+def named(model: Model) -> Cell:
+    """The first cell of a row."""
     return Cell(model.name.label, family=model.name.family)
 
 
-def _interval(low: float, high: float, write: Callable[[float], str]) -> str:
+def refitted(models: Iterable[Model]) -> str:
+    """Says which models have had more to train on than the others."""
+    names = [m.name.label for m in models if any(r.saw_validation for r in m.results)]
+    return f' Trained on the validation items, too: {"; ".join(names)}.' * bool(names)
+
+
+def between(low: float, high: float, write: Callable[[float], str]) -> str:
     """Both ends; nothing where all users have the same, which resamples cannot tell."""
     return '' if low == high else f'[{write(low)}, {write(high)}]'
 
@@ -93,13 +98,13 @@ def _metrics(
     best = [max(row.mean[i] for row in rows) for i in range(len(METRICS))]
     body, marked = [], False
     for row in rows:
-        cells = [_name(row.model), Cell(str(row.seeds))]
+        cells = [named(row.model), Cell(str(row.seeds))]
         for i in range(len(METRICS)):
             spread = interval = ''
             if row.deviation is not None:
                 spread = f'± {numbers.decimal(row.deviation[i])}'
             if row.low is not None and row.high is not None:
-                interval = _interval(row.low[i], row.high[i], numbers.decimal)
+                interval = between(row.low[i], row.high[i], numbers.decimal)
             value = row.mean[i]
             cells.append(
                 Cell(numbers.decimal(value), spread, interval, value == best[i])
@@ -122,7 +127,8 @@ def _metrics(
     if marked:
         caption += '. † printed under another protocol than this one'
     columns = ['model', 'seeds', *METRICS, *(f'printed\n{m}' for m in printed)]
-    return Table(title, columns, body, caption + '.')
+    caption += '.' + refitted(row.model for row in rows)
+    return Table(title, columns, body, caption)
 
 
 def _several(rows: list[Row]) -> bool:
@@ -133,9 +139,9 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
     """Paired differences to a reference."""
     body = []
     for row in sorted(one.rows, key=lambda r: -r.difference[TESTED.index('N@10')]):
-        cells = [_name(row.model)]
+        cells = [named(row.model)]
         for i in range(len(TESTED)):
-            interval = _interval(row.low[i], row.high[i], numbers.signed)
+            interval = between(row.low[i], row.high[i], numbers.signed)
             found = bool(row.adjusted[i] < SIGNIFICANT)
             bound = row.p[i] * (1 + settings.signs) < 1.001
             cells += [
@@ -165,9 +171,9 @@ def slices(part: SliceTable) -> Table:
     order = part.value.mean(axis=1).argsort()[::-1]
     body = []
     for i in order:
-        cells = [_name(part.models[i])]
+        cells = [named(part.models[i])]
         for j, value in enumerate(part.value[i]):
-            interval = _interval(part.low[i, j], part.high[i, j], numbers.decimal)
+            interval = between(part.low[i, j], part.high[i, j], numbers.decimal)
             share = float(value / best[j]) if best[j] > 0 else 0.0
             top = bool(value == best[j] > 0)
             text = numbers.decimal(value)
@@ -182,52 +188,6 @@ def slices(part: SliceTable) -> Table:
         'share of the best of a column.'
     )
     return Table(part.title, ['model', *columns], body, caption)
-
-
-def _each(model: Model, *keys: str) -> str:
-    found = [result.get('validation', *keys) for result in model.results]
-    return ', '.join('-' if value is None else str(value) for value in found)
-
-
-def training(analysis: Analysis) -> Table:
-    """What the models cost, means over seeds."""
-    body = []
-    for model in analysis.section.models[::-1]:
-        results = model.results
-        per_epoch = [r.get('validation', 'seconds_per_epoch') for r in results]
-        body.append(
-            [
-                _name(model),
-                Cell(numbers.decimal(model.validation)),
-                Cell(_each(model, 'best_epoch')),
-                Cell(_each(model, 'epochs')),
-                Cell(numbers.duration(model.mean(per_epoch))),
-                Cell(
-                    numbers.duration(model.mean([r.training_seconds for r in results]))
-                ),
-                Cell(numbers.size(model.mean([r.trained_parameters for r in results]))),
-                Cell(numbers.memory(model.mean([r.peak_memory for r in results]))),
-            ]
-        )
-    columns = [
-        'model',
-        'validation\nN@10',
-        'best epoch',
-        'epochs',
-        'an epoch',
-        'training',
-        'trained\nparameters',
-        'peak\nmemory',
-    ]
-    return Table(
-        'Training',
-        columns,
-        body,
-        'Validation N@10 chose the weights. Epochs of each seed; the rest means over '
-        'seeds. Training is without validation; that of a language model is without '
-        'the tables that it reads. Memory is that of the process, or of its '
-        'accelerator.',
-    )
 
 
 def provenance(analysis: Analysis) -> Table:
@@ -260,10 +220,9 @@ def _commits(result: Result) -> str:
 
 def _machine(result: Result) -> str:
     versions = result.get('validation', 'versions') or result.get('versions') or {}
-    device, threads = (result.get('validation', k) for k in ('device', 'threads'))
     words = [result.get('peer'), result.get('backbone')]
     words += [f'{n} {versions[n]}' for n in ('python', 'torch') if n in versions]
-    words.append(device and f'{device}, {threads} threads')
+    words.append(result.device)
     return '; '.join(word for word in words if word) or '-'
 
 
@@ -283,24 +242,3 @@ def printed(dataset: str) -> list[Table]:
         last = len(columns) + 1
         found.append(Table(source, ['model', *columns, 'protocol'], body, words={last}))
     return found
-
-
-def searches(found: list[Search]) -> Table:
-    """What was spent on choosing, and what was chosen."""
-    body = []
-    for search in found:
-        states = Counter(search.states)
-        counts = ', '.join(f'{number} {state}' for state, number in states.items())
-        values = ' '.join(f'{key}={value}' for key, value in search.values.items())
-        body.append(
-            [
-                Cell(search.recipe),
-                Cell(f'{search.trials} trials of {search.minutes:g} min'),
-                Cell(counts),
-                Cell(numbers.decimal(search.best)),
-                Cell(values or '-', code=True),
-            ]
-        )
-    columns = ['recipe', 'budget', 'outcomes', 'validation\nN@10', 'chosen']
-    caption = 'Validation N@10 chose; the test items were not read.'
-    return Table('Search', columns, body, caption, words={1, 2, 4})

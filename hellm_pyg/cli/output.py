@@ -24,7 +24,8 @@ def print_table(title: str, rows: Mapping[str, object]) -> None:
     for name, value in rows.items():
         text = f'{value:,}' if isinstance(value, int) else str(value)
         table.add_row(name, f'{value:.4f}' if isinstance(value, float) else text)
-    Console().print(table)
+    if rows:
+        Console().print(table)
 
 
 def print_columns(
@@ -38,9 +39,14 @@ def print_columns(
         return
     typer.secho(title, bold=True)
     table = Table()
-    table.add_column()
+    table.add_column(no_wrap=True)
     for name in names:
         table.add_column(name, justify='right', no_wrap=True)
     for name, values in rows.items():
         table.add_row(name, *values)
-    Console().print(table)
+    console = Console()
+    # Rather lines that the terminal breaks than numbers cut off.
+    unbounded = console.options.update(max_width=10_000)
+    width = console.measure(table, options=unbounded).maximum
+    console.width = max(console.width, width)
+    console.print(table)

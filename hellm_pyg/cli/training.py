@@ -23,8 +23,7 @@ def pretrain(arguments: Arguments, out: Out) -> None:
     """
     from hellm_pyg import experiment
 
-    metrics = experiment.pretrain(read_config(arguments), out)
-    print_table(f'{out}: validation', metrics)
+    _print_validation(out, experiment.pretrain(read_config(arguments), out))
 
 
 def finetune(
@@ -46,8 +45,7 @@ def finetune(
     from hellm_pyg import experiment
 
     extra = [] if llm is None else [f'llm.name={llm}']
-    metrics = experiment.finetune(read_config(arguments, extra), out)
-    print_table(f'{out}: validation', metrics)
+    _print_validation(out, experiment.finetune(read_config(arguments, extra), out))
 
 
 def ensemble(
@@ -85,8 +83,15 @@ def ensemble(
         name: [f'{found["weights"][name]:g}', *_decimals(one['metrics'])]
         for name, one in found['members'].items()
     }
-    rows['together'] = ['', *_decimals(metrics)]
+    rows['all together'] = ['', *_decimals(metrics)]
     print_columns(f'{out}: validation', ['weight', *metrics], rows)
+
+
+def _print_validation(out: Path, metrics: Mapping[str, float]) -> None:
+    if metrics:
+        print_table(f'{out}: validation', metrics)
+    else:
+        print_table(f'{out}: trained on the validation items, not validated', {})
 
 
 def _decimals(metrics: Mapping[str, float]) -> list[str]:

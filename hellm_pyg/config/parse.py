@@ -66,6 +66,12 @@ def parse(value: Any, annotation: Any, key: str, source: str) -> Any:
     elif origin is dict:
         fits = isinstance(value, dict)
         if fits and args:
+            for name in value:
+                if args[0] is str and not isinstance(name, str):
+                    raise ValueError(
+                        f"'{key}' in {source} needs names that are text (got "
+                        f"{name!r}): put them in quotes, as in {{'1': ...}}"
+                    )
             items = value.items()
             value = {k: parse(v, args[1], f'{key}.{k}', source) for k, v in items}
     elif origin is float:

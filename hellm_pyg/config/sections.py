@@ -169,6 +169,9 @@ class TrainConfig:
             validation items (``'train+val'``) or ``'all'``. Where the validation
             items are among them nothing is validated, and ``epochs`` are trained to
             the end: for a model to be used, once validation has told how many.
+        refit: Folder of a run on the training part, of the same settings: what
+            validation chose there, the number of epochs or the weights of an
+            ensemble, is taken over. For the other choices of ``split``.
         sampling: Positives of pairs: ``'user'`` or ``'interaction'``.
         targets: ``'all'`` positions of a sequence or the ``'last'``.
         num_neg: Sampled negatives of a target, at most as many as there are items.
@@ -196,6 +199,7 @@ class TrainConfig:
     precision: Literal['fp32', 'bf16'] = 'fp32'
     activation_checkpointing: bool = False
     split: Literal['train', 'train+val', 'all'] = 'train'
+    refit: str | None = None
     sampling: Literal['user', 'interaction'] = 'user'
     targets: Literal['all', 'last'] = 'all'
     num_neg: int = 1

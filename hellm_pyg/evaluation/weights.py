@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from hellm_pyg.nn.standardize import standardize
 
 GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 MAX_COMBINATIONS = 4096
+
+logger = logging.getLogger(__name__)
 
 
 class Choice(NamedTuple):
@@ -59,7 +62,8 @@ def choose_weights(
     measured in one pass over the validation users, in which each member scores a
     batch once: no more than the scores of a batch by each member are held, beside
     one rank a combination and user. Of equal combinations the one with the fewest
-    weights above zero is chosen, then the one with the smallest sum.
+    weights above zero is chosen, then the one with the smallest sum. A warning says if
+    a member by itself is better than all of them.
 
     Args:
         members: Trained recommenders on one device; the first is the strongest.
@@ -101,11 +105,11 @@ def choose_weights(
         shard=shard,
         progress=progress,
     ):
-        for index, own in enumerate(scores, number):
-            ranks[index, user] = target_rank(own, target, row, col)
-        parts = [
+        parts = [  # first, as this names the member whose scores are not finite
             standardize(own, name) for name, own in zip(members, scores, strict=True)
         ]
+        for index, own in enumerate(scores, number):
+            ranks[index, user] = target_rank(own, target, row, col)
         del scores
         sums = _sums(parts, [sorted(set(grid))] * (len(parts) - 1))
         for index, total in enumerate(sums):
@@ -115,8 +119,20 @@ def choose_weights(
     user = ranks[-1].nonzero().view(-1)
     ranks = ranks[:, user]
     kind = METRICS[metric.partition('@')[0]]
-    values = [float(kind(rank, cutoff).mean()) for rank in ranks[:number]]
-    chosen = max(range(number), key=lambda i: (values[i], *_size(combinations[i])))
+    values = [float(kind(rank, cutoff).mean()) for rank in ranks]
+    tried, alone = values[:number], dict(zip(members, values[number:], strict=True))
+    chosen = max(range(number), key=lambda i: (tried[i], *_size(combinations[i])))
+    best = max(alone, key=lambda name: alone[name])
+    found = best == next(iter(members)) and 0 in grid  # up to rounding
+    if alone[best] > tried[chosen] and not found:
+        logger.warning(
+            "%s is %.4f together, but %.4f by '%s' alone: it needs to be the first of "
+            "'members', with a 0 in 'grid' for the others",
+            metric,
+            tried[chosen],
+            alone[best],
+            best,
+        )
     seconds = time.perf_counter() - began
     results = [
         Evaluation(
@@ -128,7 +144,7 @@ def choose_weights(
         dict(zip(members, combinations[chosen], strict=True)),
         results[0],
         dict(zip(members, results[1:], strict=True)),
-        dict(zip(combinations, values, strict=True)),
+        dict(zip(combinations, tried, strict=True)),
     )
 
 

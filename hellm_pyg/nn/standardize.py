@@ -29,15 +29,15 @@ def standardize(scores: Tensor, name: str = 'scores') -> Tensor:
     scores = scores.float()
     if scores.numel() == 0:
         return scores
-    variance, mean = torch.var_mean(scores, dim=1, keepdim=True, correction=0)
-    if not bool(variance.isfinite().all()):  # neither is it with one such score
+    low, high = scores.aminmax(dim=1, keepdim=True)  # NaN if there is one
+    spread = high - low
+    if not bool(spread.isfinite().all()):
         bad = int((~scores.isfinite().all(dim=1)).sum())
         raise ValueError(
             f"'{name}' needs finite scores (got NaN or infinite ones in {bad} of "
             f'{len(scores)} rows): the model has diverged'
         )
-    low, high = scores.aminmax(dim=1, keepdim=True)
-    # The computed variance of equal scores need not be 0, that of close ones may be.
-    varied = (low < high) & (variance > 0)
-    scale = variance.rsqrt().where(varied, 0.0)
-    return (scores - mean).mul_(scale)
+    # In units of their spread, squares neither overflow nor vanish.
+    unit = scores / spread.where(spread > 0, torch.inf)
+    variance, mean = torch.var_mean(unit, dim=1, keepdim=True, correction=0)
+    return unit.sub_(mean).mul_(variance.rsqrt().where(variance > 0, 0.0))

@@ -71,7 +71,8 @@ def export(
     """
     if hasattr(model, 'save_pretrained'):
         protocol = ', '.join(f'{k}={v}' for k, v in found['protocol'].items())
-        metrics = {**found['metrics'], 'protocol': protocol}
+        measured = found['metrics']  # none without a validation
+        metrics = {**measured, 'protocol': protocol} if measured else None
         settings = found['settings']
         folder = run_dir / 'model'
         model.save_pretrained(folder, ids=ids, metrics=metrics, config=settings)

@@ -83,6 +83,7 @@ class Trainer:
         progress: Show a bar on a terminal.
         accelerator: The processes and devices; by default as ``accelerate launch``
             says.
+        last_epoch: Ends a schedule of ``config.epochs`` after so many of them.
 
     Raises:
         ValueError: If the model lacks a method or has nothing to train, or an argument
@@ -101,6 +102,7 @@ class Trainer:
         settings: Mapping[str, Any] | None = None,
         progress: bool = True,
         accelerator: Accelerator | None = None,
+        last_epoch: int | None = None,
     ) -> None:
         self.model: Any = model
         self.data = data
@@ -111,6 +113,7 @@ class Trainer:
         self.ids = ids
         self.progress = progress
         self._cutoff = _cutoff(config)
+        self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
         self.device = self.accelerator.device
         self._on_device = place(data, self.device)
@@ -167,7 +170,7 @@ class Trainer:
                 self.run_dir,
                 self.state.position,
                 self.state.total_steps,
-                self.config.epochs * self._steps(self.state.epoch),
+                self._last_epoch * self._steps(self.state.epoch),
                 self.progress,
                 self._main,
             )
@@ -308,7 +311,7 @@ class Trainer:
         return now
 
     def _show(self, steps: int) -> None:
-        state, epochs = self.state, self.config.epochs
+        state, epochs = self.state, self._last_epoch
         values = {'loss': f'{state.loss / state.targets:.4f}'}
         if state.best is not None:
             values[self.config.metric] = f'{state.best:.4f}'
@@ -323,7 +326,7 @@ class Trainer:
             state.best_epoch = epoch
             if self._main:
                 save_tensors(self._best_file(), trained_tensors(self.model))
-        elif epoch % config.eval_every == 0 or epoch == config.epochs:
+        elif epoch % config.eval_every == 0 or epoch == self._last_epoch:
             metrics = self._measure()
             value = metrics[config.metric]
             state.waited += 1
@@ -343,8 +346,8 @@ class Trainer:
         }
         state.curve.append(record)
         self._log.write(record, state.total_steps)
-        self._log.say(epoch_line(record, config.epochs, config.metric))
-        if epoch == config.epochs:
+        self._log.say(epoch_line(record, self._last_epoch, config.metric))
+        if epoch == self._last_epoch:
             state.stopped = f"all {epoch} 'epochs' done"
         elif state.waited >= max(config.patience, 1):
             state.stopped = f"no improvement in {state.waited} validations ('patience')"

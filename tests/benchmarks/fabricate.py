@@ -83,10 +83,39 @@ def result(
         'data_fingerprint': 'c' * 64,
         'trained_parameters': 1000 * epochs,
         'validation': validation,
-        'test': {p: {'metrics': metrics(r)} for p, r in by_protocol.items()},
+        'parameters': 9000 * epochs,
+        'test': {
+            p: {'metrics': metrics(r), 'users': len(r), 'seconds': 0.5}
+            for p, r in by_protocol.items()
+        },
         'ranks': {p: pack(r) for p, r in by_protocol.items()},
         **content,
     }
+
+
+def search(
+    dataset: str, runs: list[dict[str, Any]], space: dict[str, list[Any]], best: int
+) -> dict[str, Any]:
+    """What ``benchmarks.search`` writes of one data set."""
+    return {
+        'recipe': 'vbpr',
+        'dataset': dataset,
+        'trials': len(runs) + 1,
+        'minutes': 5.0,
+        'seed': 0,
+        'metric': 'validation N@10',
+        'space': space,
+        'best': {'values': runs[best]['values'], 'N@10': runs[best]['N@10']},
+        'runs': runs,
+    }
+
+
+def trial(
+    values: dict[str, Any], state: str, value: float | None, error: str = ''
+) -> dict[str, Any]:
+    epochs = 0 if value is None else 7
+    own = {'epochs': epochs, 'seconds': 12.0 * epochs, 'curve': []}
+    return {'values': values, 'state': state, 'error': error, 'N@10': value, **own}
 
 
 def write(folder: Path, content: dict[str, Any]) -> Path:

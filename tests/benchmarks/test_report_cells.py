@@ -92,6 +92,38 @@ def test_curve_adds_up_the_seconds_of_epochs_without_validation(tmp_path: Path) 
     assert (other.curve, other.training_seconds, other.peak_memory) == ([], 7.0, None)
 
 
+def test_cost_of_a_result(tmp_path: Path) -> None:
+    validation = result('b', ranks(60, 1, 0))['validation']
+    own = {'model_bytes': 7, 'parameters': 5, 'device': 'cuda', 'threads': 1}
+    write(tmp_path, result('a', ranks(60, 1, 0), validation={}, **own))
+    write(tmp_path, result('b', ranks(60, 1, 0), parameters=None))
+    rows = validation['curve']
+    for row, seconds in zip(rows, (1.0, 9.0, 4.0, 9.0, 2.0), strict=True):
+        row['eval_seconds'] = seconds  # epochs 2 and 4 have no validation
+    alone = {'test': {}, 'ranks': {}, 'validation': validation}
+    write(tmp_path, result('c', ranks(60, 1, 0), validation_users=30, **alone))
+    write(tmp_path, result('d', ranks(60, 1, 0), **alone))
+    write(tmp_path, result('e', ranks(60, 1, 0), peer='implicit 0.7'))
+    found = {model.key: model.results[0] for model in load(tmp_path)[0].models}
+    a, b, c, d, e = (found[name] for name in 'abcde')
+    assert (a.parameters, a.model_bytes, a.device) == (5, 7, 'cuda, 1 thread')
+    assert (b.parameters, b.model_bytes, b.device) == (None, None, 'cpu, 2 threads')
+    assert (a.users_per_second, a.ranking_seconds) == (120, pytest.approx(1000 / 120))
+    assert c.users_per_second == 15  # in a validation of 2 seconds
+    assert (d.users_per_second, d.ranking_seconds, e.users_per_second) == (None,) * 3
+
+
+def test_grids_are_in_the_order_of_the_table(tmp_path: Path) -> None:
+    for cell, key in (('embedding_dim', 'model.embedding_dim'), ('knn', 'data.knn')):
+        point = {'cell': cell, 'grid': {key: 1}}
+        folder = tmp_path / 'fig3'
+        write(folder, result(f'{cell}-{key[-3:]}=1', ranks(9, 1, 0), **point))
+    names = {'knn-knn=1': 'knn', 'embedding_dim-dim=1': 'embedding_dim'}
+    (section,) = load(tmp_path / 'fig3')
+    assert {m.key for m in section.everything} == set(names)
+    assert list(section.grids) == ['knn', 'embedding_dim']
+
+
 def test_points_of_grids_and_failures_are_apart(tmp_path: Path) -> None:
     write(tmp_path, result('hellm_pre', ranks(9, 1, 0)))
     for k in (1, 5):

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.report.__main__ import main
 from benchmarks.report.latex import escape
 from benchmarks.report.prose import blocks, spans
-from tests.benchmarks.fabricate import HEADLINE, ranks, result, write
+from tests.benchmarks.fabricate import HEADLINE, ranks, result, search, trial, write
 
 VOID = {'meta', 'br'}
 
@@ -44,8 +44,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for seed in (1, 2):
             rank = ranks(300, 1 + i, 10 * i + seed)
             write(folder, result(name, rank, seed=seed, epochs=3 + i))
+    more = {'config': {'train': {'split': 'train+val'}}, 'validation': {}}
+    write(folder, result('sasrec_refit', ranks(300, 1, 3), **more))
     write(folder, result('popularity', ranks(300, 0.5, 1), validation={}))
-    write(folder, result('vbpr', ranks(200, 1, 1), dataset='toys'))
+    tuned = {'recipe': 'benchmarks/recipes/vbpr.yaml', 'dataset': 'toys'}
+    write(folder, result('vbpr', ranks(200, 1, 1), **tuned))
     for k in (1, 5):
         point = {'cell': 'knn', 'grid': {'data.knn': k}}
         write(folder, result(f'knn-{k}', ranks(300, 1, k), **point))
@@ -55,17 +58,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / 'NOTES.md').write_text('Features: **text** only.\n\n- a `b` & <c>\n')
     failure = {'name': 'grcn', 'dataset': 'beauty', 'seed': 1, 'error': '<b>\nboom'}
     (folder / 'beauty-grcn-1.failed.json').write_text(json.dumps(failure))
-    carried = {
-        'recipe': 'vbpr',
-        'dataset': 'toys',
-        'trials': 3,
-        'minutes': 5.0,
-        'runs': [{'state': 'complete'}, {'state': 'pruned'}, {'state': 'pruned'}],
-        'best': {'values': {'train.lr': 0.001}, 'N@10': 0.0321},
-    }
-    search = {**carried, 'dataset': 'sports', 'carried': {'toys': carried}}
+    space = {'train.lr': [0.001, 0.003]}
+    runs = [
+        trial({'train.lr': 0.001}, 'complete', 0.0321),
+        trial({'train.lr': 0.003}, 'pruned', 0.01),
+    ]
+    content = search('sports', runs, space, 0)
+    content['carried'] = {'toys': search('toys', runs, space, 0)}
     (folder.parent / 'search').mkdir()
-    (folder.parent / 'search' / 'vbpr.json').write_text(json.dumps(search))
+    for name in ('vbpr', 'unused'):
+        (folder.parent / 'search' / f'{name}.json').write_text(json.dumps(content))
     return folder
 
 
@@ -83,17 +85,24 @@ def test_markdown(written: dict[str, str]) -> None:
     for table in tables:
         widths = {len(re.findall(r'(?<!\\)\|', row)) for row in table.splitlines()}
         assert len(widths) == 1
-    assert text.index('## Beauty, table1') < text.index('## Toys, table1')
+    places = ['## Overview of Table 1', '## Beauty, Table 1', '## Toys, Table 1']
+    assert sorted(places, key=text.index) == places
     assert f'### Test, {HEADLINE}' in text
     assert re.search(r'\| LightGCN \| 2 \| [0-9.]+ ± [0-9.]+ \[[0-9.]+, ', text)
     assert '| 0.0426† | 0.0208† |' in text
     assert 'Features: **text** only.' in text
     assert '- `grcn`, seed 1: <b> boom' in text
-    assert 'Against SASRec bce, the best on validation N@10' in text
+    assert 'Against SASRec, BCE, the best on validation N@10' in text
     assert 'Against LightGCN, the chosen baseline' in text
-    assert (
-        text.count('| vbpr | 3 trials of 5 min | 1 complete, 2 pruned | 0.0321 |') == 1
-    )
+    budget = '3 trials of 5 min | 1 complete, 1 pruned | 2.8 min | 2 of 2 | 0.0321 |'
+    assert text.count(f'| vbpr | toys, from sports | {budget}') == 1
+    assert text.count('3 trials of 5 min') == 1  # the one that wrote a recipe
+    assert '### Expectations\n\n#### HeLLM (arXiv:2504.10541), Table 1' in text
+    assert '| LightGCN | LightGCN | history=train, mask=train | 0.0426 |' in text
+    cost = '| 10 s | 31 s | 600 | 3k | 27k | - | 803 MB | cpu, 2 threads |'
+    assert f'| 3, 3 | 3, 3 {cost}' in text
+    refit = 'Trained on the validation items, too: SASRec, refit.'
+    assert text.count(refit) == 3  # two protocols, and the overview
     assert 'No slices' in text
     assert '`hellm pretrain lightgcn train.seed=2`' in text
 
@@ -126,11 +135,12 @@ def test_plots_have_every_model_and_no_bad_number(written: dict[str, str]) -> No
         'N@10 of every model',
         'validation N@10 against epoch',
         'test N@10 against training time',
+        'test N@10 against ranking 1,000 users',
     ):
-        for model in ('LightGCN', 'SASRec bce', 'HeLLMPre'):
+        for model in ('LightGCN', 'SASRec, BCE', 'HeLLMPre'):
             assert f'>{model}<' in plots[name], (name, model)
     assert plots['validation N@10 against epoch'].count('class="curve') == 8
-    assert plots['metrics against data.knn, N@10'].count('class="dot chosen"') == 2
+    assert plots['N@10 against data.knn'].count('class="dot chosen"') == 2
     assert plots['test N@10 over model.alpha and model.beta'].count('"cell"') == 4
     assert '>Popularity<' not in plots['validation N@10 against epoch']
 
@@ -162,23 +172,55 @@ def test_several_folders_share_a_report(folder: Path, tmp_path: Path) -> None:
     quick = ['--resamples', '20', '--signs', '20']
     assert main([str(folder), str(other), *quick]) == 0
     text = (folder.parent / 'RESULTS.md').read_text()
-    assert '## Beauty, table1' in text
-    assert '## Beauty, table3' in text
+    assert '## Beauty, Table 1' in text
+    assert '## Beauty, Table 3' in text
     assert main([str(other), '--out', str(tmp_path / 'out'), *quick]) == 0
     assert (tmp_path / 'out' / 'RESULTS.html').is_file()
     assert not (other / 'RESULTS.md').exists()
 
 
 def test_report_of_validation_alone(tmp_path: Path) -> None:
-    for name in ('lightgcn', 'sasrec'):
-        content = result(name, ranks(300, 1, 1), test={}, ranks={})
-        write(tmp_path / 'levers', content)
+    alone = {'recipe': 'finetune_best', 'test': {}, 'ranks': {}}
+    for k in (4, 8):
+        point = {'cell': 'layers', 'grid': {'llm.num_layers': k}}
+        name = f'layers-num_layers={k}'
+        write(tmp_path / 'levers', result(name, ranks(300, k, k), **point, **alone))
+    write(tmp_path / 'levers', result('sasrec', ranks(300, 90, 1), test={}, ranks={}))
     main([str(tmp_path / 'levers')])
     text = (tmp_path / 'levers' / 'RESULTS.md').read_text()
     assert 'its protocols are none, for validation alone was read' in text
-    assert '### Test' not in text
-    found = Page((tmp_path / 'levers' / 'RESULTS.html').read_text())
-    assert 'Learning curves' in ' '.join(found.words)
+    assert '3 trained cells, seed 1, validation alone was read.' in text
+    places = ['### Ladder', '| SASRec |', '| layers: num_layers=4 | the base |']
+    assert sorted(places, key=text.index) == places
+    for absent in ('### Test', 'Expectations', 'Printed by others', 'slices'):
+        assert absent not in text
+    assert text.count('| layers: num_layers=8 |') == 2  # the ladder and the cost
+    page = (tmp_path / 'levers' / 'RESULTS.html').read_text()
+    assert Page(page).open == []
+    drawn = r'<svg [^>]*aria-label="([^"]*)"[^>]*>(.*?)</svg>'
+    plots = dict(re.findall(drawn, page, re.DOTALL))
+    for metric in ('N@10', 'R@10'):
+        plot = plots[f'validation {metric} of every model']
+        assert plot.count('class="dot"') == 2  # another family is on no axis with them
+        assert plot.count('class="base"') == 1
+    assert '>SASRec<' in plots['validation N@10 against epoch']
+
+
+@pytest.mark.parametrize('table', ['fig3_reduced', 'fig3'])
+def test_reduced_grids_are_called_so(tmp_path: Path, table: str) -> None:
+    for a in (0, 0.5):
+        for b in (0.1, 0.9):
+            point = {'cell': 'weights', 'grid': {'model.alpha': a, 'model.beta': b}}
+            content = result(f'weights-{a}-{b}', ranks(60, 1 + a, 1), **point)
+            write(tmp_path / table, content)
+        point = {'cell': 'knn', 'grid': {'data.knn': a}}
+        write(tmp_path / table, result(f'knn-{a}', ranks(60, 1 + a, 1), **point))
+    main([str(tmp_path / table), '--resamples', '20', '--signs', '20'])
+    page = (tmp_path / table / 'RESULTS.html').read_text()
+    for title in ('One parameter at a time', 'weights: model.alpha and model.beta'):
+        assert (f'{title} (reduced grid)' in page) is (table == 'fig3_reduced')
+    assert page.count('aria-label="N@10 against data.knn"') == 1
+    assert page.count('aria-label="validation N@10 over model.alpha') == 1
 
 
 def test_report_of_nothing_is_refused(

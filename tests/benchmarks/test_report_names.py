@@ -1,6 +1,13 @@
 import pytest
 
-from benchmarks.report.names import name_of, printed_for, printed_rows, tables
+from benchmarks.report.names import (
+    name_of,
+    printed_all,
+    printed_for,
+    printed_rows,
+    tables,
+    title_of,
+)
 from hellm_pyg.evaluation import Protocol
 
 
@@ -9,18 +16,55 @@ from hellm_pyg.evaluation import Protocol
     [
         ('lightgcn', '', None, ('LightGCN', 'graph')),
         ('item_knn', '', None, ('Item-kNN', 'floor')),
-        ('sasrec_bce', '', None, ('SASRec bce', 'sequential')),
-        ('hellm_pre_no_u2u', '', None, ('HeLLMPre no u2u', 'hypergraph')),
-        ('hellm_8_layers', '', None, ('HeLLM 8 layers', 'language model')),
-        ('ensemble_without_llm', '', None, ('Ensemble without llm', 'ensemble')),
+        ('sasrec_bce', '', None, ('SASRec, BCE', 'sequential')),
+        ('hellm_pre_no_u2u', '', None, ('HeLLMPre without U2U', 'hypergraph')),
+        ('hellm_8_layers', '', None, ('HeLLM, 8 layers', 'language model')),
+        ('ensemble_without_llm', '', None, ('Ensemble without the LLM', 'ensemble')),
         ('both', 'ensemble', None, ('both', 'ensemble')),
         ('knn-5', 'pretrain_best', None, ('knn-5', 'hypergraph')),
         ('mine', '', None, ('mine', 'other')),
+        ('my_own-llm', '', None, ('my_own-llm', 'other')),
+        ('released_1024', '', None, ('HeLLMPre, released, 1024', 'hypergraph')),
+        ('pretrain_best', '', None, ('HeLLMPre, best', 'hypergraph')),
+        ('hellm_my_thing', '', None, ('HeLLM, my thing', 'language model')),
+        ('hellm_no_prefix', '', None, ('HeLLM without the prefix', 'language model')),
+        (
+            'sasrec_sampled_256_train_val',
+            '',
+            None,
+            ('SASRec, sampled softmax, 256, train+val', 'sequential'),
+        ),
+        ('train_val', '', None, ('train_val', 'other')),
+        ('layers', 'finetune_best', None, ('layers', 'language model')),
         ('rectools_sasrec', '', 'rectools 0.1', ('RecTools SASRec', 'other library')),
     ],
 )
 def test_names(cell: str, recipe: str, peer: str | None, expected: tuple) -> None:
     assert name_of(cell, recipe, peer) == expected
+
+
+def test_names_of_points() -> None:
+    point = {'data.knn': 5}
+    assert name_of('knn', 'pretrain_best', None, point) == ('knn=5', 'hypergraph')
+    assert name_of('mine', grid=point).label == 'mine: knn=5'
+    point = {'model.alpha': 0.10, 'llm.prefix': None}
+    assert name_of('hellm_8_layers', grid=point).label == (
+        'HeLLM, 8 layers: alpha=0.1, prefix=none'
+    )
+
+
+@pytest.mark.parametrize(
+    ('table', 'title'),
+    [
+        ('table1', 'Table 1'),
+        ('fig3_reduced', 'Fig. 3, reduced'),
+        ('table1_llama', 'Table 1, llama'),
+        ('held_out', 'held out'),
+        ('chart3', 'chart3'),
+    ],
+)
+def test_titles_of_tables(table: str, title: str) -> None:
+    assert title_of(table) == title
 
 
 @pytest.mark.parametrize(
@@ -47,7 +91,15 @@ def test_printed_row_of_a_cell(cell: str, model: str) -> None:
     assert found.model == model
 
 
+def test_all_printed_rows_of_a_cell() -> None:
+    found = [(row.source[-9:], row.model) for row in printed_all('hellm', 'toys')]
+    assert len({source for source, _ in found}) == 1  # both of the article
+    assert [model for _, model in found] == ['HeLLM', 'HeLLM']
+    assert [row.model for row in printed_all('hellm_pre', 'toys')] == ['HeLLM_pre']
+
+
 def test_cells_without_a_printed_row() -> None:
+    assert printed_all('sasrec', 'beauty') == []
     assert printed_for('sasrec', 'beauty') is None
     assert printed_for('lightgcn', 'movielens') is None
     assert printed_rows('movielens') == []

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks import run, table
-from benchmarks.cell import compact, finished, run_cell
+from benchmarks.cell import compact, finished, model_bytes, run_cell
 from benchmarks.table import Cell, cells, load_table
 from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import load_config, recipes
@@ -128,6 +128,17 @@ def test_cells_may_be_restricted(tmp_path: Path) -> None:
             {'cells': {'a': {'recipe': 'ensemble', 'members': {'x': 'b'}}}},
             r"'members' of 'a' needs names of cells \(got 'b'\)",
         ),
+        (
+            {'cells': {'a': {'recipe': 'sasrec', 'refit': 'b'}}},
+            r"'refit' of 'a' needs names of cells \(got 'b'\)",
+        ),
+        (
+            {
+                'base': 'a-knn=2',
+                'cells': {'a': {'recipe': 'x', 'grid': {'data.knn': [1]}}},
+            },
+            r"'base' needs to be one of \['a-knn=1'\] \(got 'a-knn=2'\)",
+        ),
     ],
 )
 def test_bad_tables(tmp_path: Path, change: dict, message: str) -> None:
@@ -135,6 +146,15 @@ def test_bad_tables(tmp_path: Path, change: dict, message: str) -> None:
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
         load_table(path)
+
+
+def test_refit_cell_trains_on_validation_items(tmp_path: Path) -> None:
+    both = {'a': {'recipe': 'sasrec'}, 'b': {'recipe': 'sasrec', 'refit': 'a'}}
+    path = write_table(tmp_path, both, runs='elsewhere')
+    first, second = list(cells(load_table(path)))[:2]
+    config = load_config(second.recipe, second.overrides)
+    assert config.train.split == 'train+val'
+    assert config.train.refit == first.run_dir
 
 
 def test_tuned_recipe_goes_first(
@@ -168,6 +188,10 @@ def test_result_says_where_it_comes_from(result: tuple[Cell, Path, dict]) -> Non
     assert found['commit'] is None or len(found['commit']) >= 40
     assert found['parameters'] == found['trained_parameters'] > 0
     assert found['peak_memory_bytes']['process'] > 1e7
+    weights = Path(cell.run_dir) / 'model.safetensors'
+    assert found['model_bytes'] == weights.stat().st_size
+    assert found['validation_users'] == NUM_USERS
+    assert (found['device'], found['threads']) == ('cpu', torch.get_num_threads())
     assert found['seconds']['training'] > 0
     assert [len(found['validation']['curve']), found['validation']['epochs']] == [2, 2]
     assert set(found['test']) == {
@@ -175,7 +199,7 @@ def test_result_says_where_it_comes_from(result: tuple[Cell, Path, dict]) -> Non
         'history=train, mask=none',
     }
     command = found['command'].split(' ')
-    assert command[:3] == ['hellm', 'pretrain', 'sasrec']
+    assert command[:3] == ['hellm', 'pretrain', cell.recipe]
     assert finished(cell, path)
 
 
@@ -253,7 +277,22 @@ def test_floors_have_results(tmp_path: Path) -> None:
     found = json.loads((tmp_path / 'p.json').read_text())
     assert found['parameters'] == found['trained_parameters'] == 0
     assert len(found['data_fingerprint']) == 64
+    assert (found['device'], found['threads']) == ('cpu', torch.get_num_threads())
     assert found['seconds']['training'] > 0
+
+
+def test_model_files_are_counted_with_members_but_no_states(tmp_path: Path) -> None:
+    for name, size in (
+        ('model/hellm.safetensors', 1),
+        ('model/hellm.json', 10),
+        ('members/a/model.safetensors', 100),
+        ('members/b/model/adapter_model.safetensors', 1000),
+        ('state/weights.safetensors', 10_000),
+        ('embeddings.safetensors', 100_000),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'0' * size)
+    assert model_bytes(tmp_path) == 1101
 
 
 def test_failure_is_reported_and_does_not_stop_the_rest(

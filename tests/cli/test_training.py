@@ -35,12 +35,18 @@ def test_finetune_with_another_language_model(shop: Path, tmp_path: Path) -> Non
     assert 'User u01' in hellm('recommend', out, '-u', 'u01', '-k', 1).stdout
 
 
+def test_without_validation_no_table_is_printed(tmp_path: Path) -> None:
+    arguments = ['pretrain', 'lightgcn', *write_shop(tmp_path), 'train.split=all']
+    output = hellm(*arguments, '--out', tmp_path / 'run').stdout
+    assert output.endswith('run: trained on the validation items, not validated\n')
+
+
 def test_ensemble_of_runs(shop: Path, tmp_path: Path) -> None:
     arguments = [
         *write_shop(shop),
         f'ensemble.members={{seq: {shop / "seq"}, graph: {shop / "graph"}}}',
         'ensemble.grid=[0, 0.5, 2]',
-        'eval.ks=[10]',
+        'eval.ks=[3, 5, 10]',  # wider than a terminal's 80 columns
     ]
     out = tmp_path / 'run'
     printed = hellm('ensemble', *arguments, '--out', out).stdout
@@ -50,7 +56,8 @@ def test_ensemble_of_runs(shop: Path, tmp_path: Path) -> None:
         value = found['members'][name]['metrics']['N@10']
         assert re.search(rf'{name} +│ +{weight:g} │.*{value:.4f}', printed)
     value = found['metrics']['N@10']
-    assert re.search(rf'together +│ +│.*{value:.4f}', printed)
+    assert re.search(rf'all together +│ +│.*{value:.4f}', printed)
+    assert '…' not in printed
     again = hellm('ensemble', 'ensemble', *arguments, '--out', out)
     assert again.stdout == printed
     other = error('ensemble', *arguments, 'ensemble.grid=[1]', '--out', out)

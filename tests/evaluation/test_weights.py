@@ -127,6 +127,24 @@ def test_of_equal_combinations_the_fewest_and_smallest_weights_win(
     assert len(set(choice.tried.values())) == 1
 
 
+def test_a_member_that_is_better_by_itself_is_named(
+    data: HeteroData, caplog: pytest.LogCaptureFixture
+) -> None:
+    perfect = torch.zeros(USERS, ITEMS)
+    target = data['user'].val_item
+    perfect[target >= 0, target[target >= 0]] = 1
+    tables = {'noise': table(1), 'perfect': Table(perfect)}
+    choice = choose_weights(tables, data, (0, 0.1))
+    together = f'{choice.chosen.metrics["N@10"]:.4f}'
+    assert f"N@10 is {together} together, but 1.0000 by 'perfect' alone" in caplog.text
+    caplog.clear()
+    turned = {'perfect': Table(perfect), 'noise': table(1)}
+    choose_weights(turned, data, (0, 0.1))
+    assert not caplog.records
+    choose_weights(turned, data, (5,))
+    assert "by 'perfect' alone: it needs to be the first" in caplog.text
+
+
 def test_one_member_needs_no_weights(data: HeteroData) -> None:
     choice = choose_weights({'a': table(1)}, data)
     assert choice.weights == {'a': 1.0}
@@ -157,9 +175,10 @@ def test_bad_arguments(data: HeteroData, arguments: dict, message: str) -> None:
     assert not tables['a'].asked
 
 
-def test_scores_that_are_not_finite_name_the_member(data: HeteroData) -> None:
+@pytest.mark.parametrize('bad', ['inf', 'nan'])
+def test_scores_that_are_not_finite_name_the_member(data: HeteroData, bad: str) -> None:
     sick = table(2)
-    sick.table[:, 3] = float('inf')
+    sick.table[:, 3] = float(bad)
     with pytest.raises(ValueError, match="'sick' needs finite scores"):
         choose_weights({'a': table(1), 'sick': sick}, data)
     assert torch.is_grad_enabled()

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hellm_pyg.nn.standardize import standardize
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 999),
     rows=st.integers(1, 4),
@@ -40,6 +41,21 @@ def test_equal_scores_become_zero(value: float) -> None:
     assert torch.equal(scores, before)
     assert torch.equal(standardize(scores[:, :1]), torch.zeros(2, 1))
     assert standardize(scores[:0]).shape == (0, 1001)
+
+
+@pytest.mark.parametrize('scale', [1e-42, 1e-30, 1e-22, 1.0, 1e20, 1e37])
+def test_sizes_whose_squares_overflow_or_vanish(scale: float) -> None:
+    scores = torch.tensor([[1.0, 2.0, 3.0, 5.0], [4.0, 4.0, 4.0, 4.0]])
+    found = standardize(scale * scores)
+    expected = (scores[0] - 2.75) / scores[0].std(correction=0)
+    torch.testing.assert_close(found[0], expected, rtol=2e-3, atol=0)
+    assert torch.equal(found[1], torch.zeros(4))
+
+
+def test_an_outlier_leaves_the_others_apart() -> None:
+    scores = torch.linspace(1, 2, 1001).unsqueeze(0)
+    scores[0, 0] = -1e5
+    assert (standardize(scores)[0].diff() > 0).all()
 
 
 @pytest.mark.parametrize('bad', ['nan', 'inf', '-inf'])

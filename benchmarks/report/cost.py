@@ -1,0 +1,67 @@
+"""What the models cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.report import numbers
+from benchmarks.report.cells import Model
+from benchmarks.report.tables import Cell, Table, named
+
+COLUMNS = (
+    'model',
+    'validation\nN@10',
+    'best\nepoch',
+    'epochs',
+    'an epoch',
+    'training',
+    'users\na second',
+    'trained\nparameters',
+    'all\nparameters',
+    'model\nfiles',
+    'peak\nmemory',
+    'device',
+)
+CAPTION = (
+    'Validation N@10 chose the weights. Epochs of each seed; the rest means over '
+    'seeds. Training is without validation; that of a language model is without the '
+    'tables that it reads. Users are ranked against all items, at test where that was '
+    'read, else in the median validation; how fast another library ranks was not '
+    'measured. All parameters are with those of a frozen backbone, which the files of '
+    'the model are without. Memory is that of the process, or of its accelerator. '
+    'Times are of the device beside them, which may have done other work as well. '
+    "'-' was not recorded."
+)
+
+
+def training(models: Sequence[Model]) -> Table:
+    """What the models cost, means over seeds."""
+    body = []
+    for model in models:
+        results = model.results
+        per_epoch = [r.get('validation', 'seconds_per_epoch') for r in results]
+        devices = dict.fromkeys(r.device for r in results if r.device)
+        body.append(
+            [
+                named(model),
+                Cell(numbers.decimal(model.validation)),
+                Cell(each(model, 'best_epoch')),
+                Cell(each(model, 'epochs')),
+                Cell(numbers.duration(model.mean(per_epoch))),
+                Cell(numbers.duration(model.average('training_seconds'))),
+                Cell(numbers.size(model.average('users_per_second'))),
+                Cell(numbers.size(model.average('trained_parameters'))),
+                Cell(numbers.size(model.average('parameters'))),
+                Cell(numbers.memory(model.average('model_bytes'))),
+                Cell(numbers.memory(model.average('peak_memory'))),
+                Cell(', '.join(devices) or '-'),
+            ]
+        )
+    last = len(COLUMNS) - 1
+    return Table('Training', list(COLUMNS), body, CAPTION, words={last})
+
+
+def each(model: Model, key: str) -> str:
+    """What validation says of each seed."""
+    found = [result.get('validation', key) for result in model.results]
+    return ', '.join('-' if value is None else str(value) for value in found)

@@ -1,0 +1,121 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report.__main__ import main
+from benchmarks.report.search import budgets, load_searches, trials
+from benchmarks.search.space import Space
+from benchmarks.search.study import Budget
+from benchmarks.search.study import Search as Study
+from benchmarks.search.trial import Outcome
+from tests.benchmarks.fabricate import search, trial
+
+SPACE = {'train.lr': [0.001, 0.003], 'model.num_layers': [1, 2, 3]}
+RUNS = [
+    trial({'train.lr': 0.001, 'model.num_layers': 1}, 'complete', 0.031),
+    trial({'train.lr': 0.003, 'model.num_layers': 1}, 'pruned', 0.040),
+    trial({'train.lr': 0.003, 'model.num_layers': 3}, 'time is up', 0.035),
+    trial({'train.lr': 0.001, 'model.num_layers': 2}, 'failed', None, 'exit status 1'),
+]
+CARRIED = [
+    trial({'train.lr': 0.003}, 'complete', 0.02),
+    trial({'train.lr': 0.01}, 'complete', 0.03),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / 'search'
+    folder.mkdir()
+    rates = {'train.lr': [0.001, 0.003, 0.01]}
+    content = search('beauty', RUNS, SPACE, 2)
+    content['carried'] = {'toys': search('toys', CARRIED, rates, 1)}
+    (folder / 'vbpr.json').write_text(json.dumps(content))
+    return folder
+
+
+def test_budgets(folder: Path) -> None:
+    shown = budgets(load_searches(folder))
+    rows = [[cell.text for cell in row] for row in shown.rows]
+    assert rows == [
+        [
+            'vbpr',
+            'beauty',
+            '5 trials of 5 min',
+            '1 complete, 1 pruned, 1 time is up, 1 failed',
+            '4.2 min',
+            '4 of 6',
+            '0.0350',
+            'train.lr=0.003, model.num_layers=3',
+        ],
+        [
+            'vbpr',
+            'toys, from beauty',
+            '3 trials of 5 min',
+            '2 complete',
+            '2.8 min',
+            '2 of 3',
+            '0.0300',
+            'train.lr=0.01',
+        ],
+    ]
+
+
+def test_trials(folder: Path) -> None:
+    first, carried = map(trials, load_searches(folder))
+    assert (first.title, carried.title) == ('vbpr, beauty', 'vbpr, toys')
+    assert first.columns[1:3] == list(SPACE)
+    rows = [[cell.text for cell in row] for row in first.rows]
+    assert rows[2] == ['3', '0.003', '3', '0.0350', '7', '1.4 min', 'time is up']
+    assert rows[3][3:] == ['-', '0', '0 s', 'failed (exit status 1)']
+    bold = [any(cell.best for cell in row) for row in first.rows]
+    assert bold == [False, False, True, False]
+    assert 'train.lr: 0.001, 0.003; model.num_layers: 1, 2, 3.' in first.caption
+    assert 'seed 0' in first.caption
+    assert 'with the winner on beauty' in carried.caption
+    assert 'with the winner on' not in first.caption
+
+
+def test_what_a_search_writes_is_read(tmp_path: Path) -> None:
+    def train(recipe: str, overrides: list[str], *rest: object) -> Outcome:
+        value = 0.2 if 'model.num_layers=3' in overrides else 0.1
+        return Outcome('complete', [{'epoch': 4, 'seconds': 9.0, 'N@10': value}])
+
+    space = Space('lightgcn', 'lightgcn', {'model.num_layers': [2, 3]}, [])
+    study = Study(space, 'beauty', Budget(2), tmp_path / 'study', train=train)
+    study.run(say=lambda text: None)
+    (tmp_path / 'lightgcn.json').write_text(json.dumps(study.to_dict()))
+    (found,) = load_searches(tmp_path)
+    assert (found.name, found.values) == ('lightgcn', {'model.num_layers': 3})
+    tried = sorted((one.metric, one.epochs, one.seconds) for one in found.tried)
+    assert tried == [(0.1, 4, 9.0), (0.2, 4, 9.0)]
+
+
+def test_page_of_searches(folder: Path) -> None:
+    assert main([str(folder)]) == 0
+    text = (folder / 'RESULTS.md').read_text()
+    assert '## vbpr, toys' in text
+    assert 'test items were not read' in text
+    assert 'Intervals and tests' not in text
+    page = (folder / 'RESULTS.html').read_text()
+    assert page.count('<summary>vbpr, ') == 2
+    assert r'\label{tab:vbpr-toys}' in (folder / 'RESULTS.tex').read_text()
+
+
+def test_other_files_are_refused_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / 'other.json').write_text('{"dataset": "beauty", "runs": []}')
+    assert main([str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert "other.json' is no result of 'benchmarks.search'" in told
+
+
+def test_folder_without_searches_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'search').mkdir()
+    assert main([str(tmp_path / 'search')]) == 2
+    assert "needs results of 'benchmarks.search'" in capsys.readouterr().err
+    assert load_searches(tmp_path / 'none') == []
