@@ -1,10 +1,10 @@
 """Latency and throughput of recommendations over HTTP, by the number of clients.
 
     python benchmarks/speed/serving.py runs/beauty/hellm runs/beauty/ensemble
-    python benchmarks/speed/serving.py runs/beauty/hellm --clients 1 16 --out serving.json
+    python benchmarks/speed/serving.py runs/beauty/hellm --clients 1 16 --out FILE
 
-``examples/serve.py`` answers made-up histories on this very machine; a client asks again
-once it has its answer, and waiting requests share a forward pass.
+``examples/serve.py`` answers made-up histories on this very machine; a client asks
+again once it has its answer, and waiting requests share a forward pass.
 """
 
 from __future__ import annotations
