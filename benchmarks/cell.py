@@ -140,4 +140,5 @@ def _backbone(config: Config) -> str | None:
         return None
     from hellm_pyg.llm import backbone_label
 
-    return backbone_label(config.llm.name)
+    llm = config.llm
+    return backbone_label(llm.name, llm.weights == 'random', llm.shape)

@@ -126,6 +126,9 @@ def _layer(own: _Pass, llm: LLMConfig, shape: BackboneShape) -> int:
     hidden, inner = shape.hidden_size, shape.intermediate_size
     kept = own.size * (6 * hidden + 5 * query + 6 * key + 4 * inner)
     kept += 3 * 4 * hidden  # of the norms, in fp32
+    if llm.weights != 'frozen' and own.size < 4:
+        # Norms in fp32 are rounded once for each of the maps that read them.
+        kept += 3 * own.size * hidden
     # LoRA keeps the mask and the result of the dropout on each input.
     kept += (own.size + 1) * sum(width for width, _ in lora_maps(llm, shape))
     return own.tokens * (kept + _scores(own, llm, shape))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ class BackboneShape:
             config['vocab_size'],
         )
 
+    def reshaped(self, shape: Mapping[str, int]) -> BackboneShape:
+        """Takes other sizes, as ``llm.shape`` gives them.
+
+        Raises:
+            ValueError: If they do not fit together.
+        """
+        from hellm_pyg.llm.random_backbone import completed_shape
+
+        sizes = completed_shape(shape)
+        heads = sizes.pop('num_attention_heads', self.num_heads)
+        return replace(self, num_heads=heads, **sizes)
+
     @property
     def maps(self) -> dict[str, tuple[int, int]]:
         """Input and output width of the linear maps of a layer."""
@@ -81,8 +94,15 @@ KNOWN = {
 }
 
 
-def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
+def backbone_shape(
+    name: str, num_layers: int | None = None, sizes: Mapping[str, int] | None = None
+) -> BackboneShape:
     """Finds the sizes of a backbone: known, in a folder, or on the hub.
+
+    Args:
+        name: Hub name or folder.
+        num_layers: Number of layers, if it is another one.
+        sizes: Other sizes, as ``llm.shape`` gives them.
 
     Raises:
         ValueError: If there is no such model, or it has fewer layers.
@@ -99,14 +119,13 @@ def backbone_shape(name: str, num_layers: int | None = None) -> BackboneShape:
                 f"'llm.name' needs a LLaMA-like model, whose configuration gives its "
                 f'sizes (got {name!r}: {error!r})'
             ) from None
-    if num_layers is None:
-        return shape
-    if not 1 <= num_layers <= shape.num_layers:
+    if num_layers is not None and not 1 <= num_layers <= shape.num_layers:
         raise ValueError(
             f"'llm.num_layers' needs to be from 1 to {shape.num_layers} of {name!r} "
             f'(got {num_layers})'
         )
-    return BackboneShape(**{**vars(shape), 'num_layers': num_layers})
+    shape = replace(shape, num_layers=num_layers or shape.num_layers)
+    return shape.reshaped(sizes or {})
 
 
 def _hub_config(name: str) -> Path:

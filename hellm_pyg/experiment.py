@@ -42,10 +42,12 @@ from hellm_pyg.run_folder import (
     check_data,
     check_finished,
     claim,
+    copies,
     copy_members,
     load_members,
     load_model,
     read_metrics,
+    with_graph_of,
 )
 
 if TYPE_CHECKING:
@@ -146,8 +148,9 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
             f'on validation, which its members are trained on here (got None with '
             f"'train.split' {config.train.split!r})"
         )
-    folders = config.ensemble.members
-    if (run_dir / METRICS).is_file():
+    folders, finished = config.ensemble.members, (run_dir / METRICS).is_file()
+    config = with_graph_of(copies(run_dir, config) if finished else folders, config)
+    if finished:
         claim(run_dir, config, main=False)
         logger.info('%s: finished before, nothing is done', run_dir)
         for name in changed_members(folders, run_dir):

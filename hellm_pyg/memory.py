@@ -15,11 +15,13 @@ from hellm_pyg.assembly import (
     PREFIX_FROM_LLM,
     build_data,
     build_model,
+    check_backbone,
     checked_arguments,
     table_width,
 )
 from hellm_pyg.backbone_shape import backbone_shape, lora_parameters
-from hellm_pyg.config import Config, TrainConfig, load_run_config
+from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config
+from hellm_pyg.keys import in_words_of
 
 # Where the data are not read: what shops and review sites have on average, and the
 # width of BERT's features.
@@ -198,7 +200,9 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     llm = config.llm
     assert llm is not None
     name = os.path.expanduser(os.path.expandvars(llm.name))
-    shape = backbone_shape(name, llm.num_layers)
+    check_backbone(llm)
+    with in_words_of(LLMConfig, 'llm'):
+        shape = backbone_shape(name, llm.num_layers, llm.shape)
     widths = {
         name: _table_width(name, os.path.expandvars(source), sizes)
         for name, source in llm.tables.items()
@@ -238,7 +242,9 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     lora = lora_parameters(llm, shape)
     trained_tables = sum(sizes.num_items * widths[name] for name in llm.train_tables)
     number = lora + _count(prefix) + _count(projector) + _count(head) + trained_tables
-    weight = 2 if low else 4
+    whole = 0 if llm.weights == 'frozen' else shape.num_linear + shape.num_other
+    number += whole
+    weight = 2 if low and not whole else 4
     linear = shape.num_linear * weight
     if llm.load_in_4bit:  # 4 bits and doubly quantised scales
         linear = int(shape.num_linear * 0.516)
@@ -250,6 +256,7 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     ranking = ranking_bytes(
         config.eval.batch_size, sizes.num_items, config.train, llm, shape
     )
+    ranking += 2 * whole if low else 0
     return {
         'backbone': linear + shape.num_other * weight,
         'LoRA': 4 * lora,

@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
 STATES = ('state', '.state.old')  # the second one while the first is swapped
 # Of the data, what a member shares with its ensemble; the latter if it reads features.
 SPLIT_KEYS = ('val_from', 'test_from')
-GRAPH_KEYS = ('features', 'knn', 'knn_direction', 'knn_index')
+KNN_KEYS = ('knn', 'knn_direction', 'knn_index')
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +208,33 @@ def load_members(
     return members
 
 
+def with_graph_of(folders: Mapping[str, str], config: Config) -> Config:
+    """Returns an ensemble's configuration with the neighbours of its members.
+
+    Those of the first member that reads features are taken; the others are to agree.
+    """
+    for path in folders.values():
+        if not (Path(path) / CONFIG).is_file():
+            continue
+        own = load_run_config(Path(path) / CONFIG)
+        if own.ensemble is None and _reads_features(own):
+            knn = {key: getattr(own.data, key) for key in KNN_KEYS}
+            return replace(config, data=replace(config.data, **knn))
+    return config
+
+
+def _model_class(config: Config) -> Any:
+    return model_class(config.model.get('name'))
+
+
+def _reads_features(config: Config) -> bool:
+    """Whether the model of a run reads features, and the neighbours by them."""
+    if config.llm is not None:  # it has its own tables
+        return False
+    arguments = inspect.signature(_model_class(config)).parameters
+    return 'feature_dims' in arguments or 'modalities' in arguments
+
+
 def _check_same(own: Config, config: Config) -> None:
     """Refuses a member that would read other data than it was trained on."""
     if own.train.split != config.train.split:
@@ -215,12 +243,9 @@ def _check_same(own: Config, config: Config) -> None:
             f'{config.train.split!r} for the ensemble): weights are chosen on items '
             f"that no member was trained on, or taken over by 'train.refit'"
         )
-    cls = None if own.llm is not None else model_class(own.model.get('name'))
     keys = list(SPLIT_KEYS)
-    if cls is not None:
-        arguments = inspect.signature(cls).parameters
-        if 'feature_dims' in arguments or 'modalities' in arguments:
-            keys += GRAPH_KEYS
+    if _reads_features(own):
+        keys += ['features', *KNN_KEYS]
     for key in keys:
         old, new = getattr(own.data, key), getattr(config.data, key)
         if key == 'features':  # the files may have moved
@@ -230,7 +255,7 @@ def _check_same(own: Config, config: Config) -> None:
                 f"it was trained with 'data.{key}' {old!r} (got {new!r} for the "
                 f'ensemble); all members read the same data'
             )
-    sequences = getattr(cls, 'sampling', 'sequences') == 'sequences'
+    sequences = own.llm is not None or _model_class(own).sampling == 'sequences'
     if sequences and own.train.max_len > config.train.max_len:
         raise ValueError(
             f"it reads histories of {own.train.max_len} items (got 'train.max_len' "

@@ -33,3 +33,14 @@ def test_backbones_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (folder / 'config.json').write_text('[]')
     with pytest.raises(ValueError, match=r"config\.json' is damaged.*got a list"):
         backbone_shape(str(folder))
+
+
+def test_other_sizes(tmp_path: Path) -> None:
+    sizes = {'hidden_size': 24, 'intermediate_size': 40, 'num_attention_heads': 3}
+    small = backbone_shape('SmolLM2-135M-Instruct', 4, sizes)
+    assert small == BackboneShape(24, 4, 3, 3, 8, 40, 49152)
+    sizes |= {'num_key_value_heads': 1, 'vocab_size': 2}
+    folder = str(write_llm(tmp_path / 'llm'))
+    assert backbone_shape(folder, sizes=sizes) == BackboneShape(24, 2, 3, 1, 8, 40, 2)
+    with pytest.raises(ValueError, match=r"^'shape' needs .*\(got hidden_size\)"):
+        backbone_shape(folder, sizes={'hidden_size': 24})

@@ -248,3 +248,30 @@ def test_changed_interactions_of_the_same_catalogue_are_said(
     log.write_text(first + ''.join(rest[:-1]))
     experiment.load_run(tmp_path / 'run')
     assert 'have changed since it was trained' in caplog.text
+
+
+@pytest.mark.parametrize('weights', ['trained', 'random'])
+def test_a_whole_backbone_is_trained_saved_and_recommends(
+    shop: Path, tmp_path: Path, weights: str
+) -> None:
+    config = shop_config(
+        shop,
+        'finetune_best',
+        f'llm.name={write_llm(tmp_path / "llm")}',
+        f'llm.tables.graph={shop / "graph"}',
+        f'llm.tables.seq={shop / "seq"}',
+        f'llm.weights={weights}',
+        'llm.lora=null',
+        'train.epochs=2',
+        'data.sample=0.8',
+    )
+    metrics = experiment.finetune(config, tmp_path / 'run')
+    for file in (tmp_path / 'llm').iterdir():  # nothing of it is needed any more
+        file.unlink()
+    run = experiment.load_run(tmp_path / 'run')
+    found = evaluate(run.model, run.data, 'val', max_len=8)
+    assert found.metrics == pytest.approx(metrics)
+    assert found.user.numel() == round(0.8 * NUM_USERS)
+    assert {p.dtype for p in run.model.backbone.parameters()} == {torch.float32}
+    rows = recommend(run.model, run.data, run.ids, run.ids.users[:3], [['p001']], k=2)
+    assert len(rows) == 8

@@ -214,3 +214,43 @@ def test_unread_data_say_what_to_set(
 def test_parts_that_do_not_fit(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         estimate_run(load_config('finetune_best', [override]), 100, 50)
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        ['llm.weights=frozen'],
+        ['llm.weights=trained', 'llm.num_layers=1'],
+        ['llm.weights=random'],
+        [
+            'llm.weights=random',
+            'llm.shape={hidden_size: 24, intermediate_size: 40}',
+            'llm.shape.num_attention_heads=3',
+            'llm.shape.vocab_size=7',
+        ],
+    ],
+)
+def test_a_backbone_that_is_trained_is_counted_as_such(
+    tmp_path: Path, overrides: list[str], precision: str
+) -> None:
+    config = load_config(
+        'finetune_best',
+        [
+            *write_shop(tmp_path),
+            f'llm.name={write_llm(tmp_path / "llm")}',
+            'llm.tables={graph: random:6, seq: random:4, text: features:text}',
+            'llm.lora=null',
+            f'train.precision={precision}',
+            *overrides,
+        ],
+    )
+    data, ids = build_data(config.data)
+    model = build_llm(config, data, ids)
+    rows = estimate_run(config)
+    backbone = list(model.backbone.parameters())
+    assert rows['backbone'] == sum(p.numel() * p.element_size() for p in backbone)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert rows['gradients'] == sum(p.numel() * p.element_size() for p in trained)
+    assert rows['Adam moments'] == 2 * rows['gradients']
+    assert rows['LoRA'] == 0

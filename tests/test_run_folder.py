@@ -238,10 +238,13 @@ def test_folders_that_are_no_members(
         f'ensemble.members={{../x: {shop / "seq"}}}',
         r"'ensemble.members' needs names of letters.*\(got '../x'\)",
     )
+    shutil.copytree(shop / 'graph', tmp_path / 'near')
+    path = tmp_path / 'near' / 'config.yaml'
+    path.write_text(path.read_text().replace('knn: 4\n', 'knn: 3\n'))
     refused(
         f'ensemble.members.graph={shop / "graph"}',
-        r"members.graph' cannot be a member: .*'data.knn' 4 \(got 3 ",
-        'data.knn=3',
+        r"members.near' cannot be a member: .*'data.knn' 3 \(got 4 ",
+        f'ensemble.members.near={path.parent}',
     )
     refused(
         f'ensemble.members.graph={shop / "graph"}',
@@ -261,6 +264,17 @@ def test_folders_that_are_no_members(
     shutil.copytree(shop / 'floor', tmp_path / 'half')
     (tmp_path / 'half' / 'metrics.json').unlink()
     refused(f'ensemble.members.x={tmp_path / "half"}', "'ensemble.members.x'.*finished")
+
+
+def test_neighbours_are_those_of_the_members(shop: Path, tmp_path: Path) -> None:
+    members = ('seq', 'graph')
+    first = experiment.ensemble(
+        ensemble_config(shop, members=members), tmp_path / 'first'
+    )
+    other = ensemble_config(shop, 'data.knn=3', members=members)
+    assert experiment.ensemble(other, tmp_path / 'other') == first
+    assert load_config(tmp_path / 'other' / 'config.yaml').data.knn == 4
+    assert experiment.ensemble(other, tmp_path / 'other') == first
 
 
 def test_member_of_another_catalogue_is_named(shop: Path, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def _count(result: Result) -> Users:
     popularity = np.bincount(train.item.numpy(), minlength=int(data['item'].num_nodes))
     target = data['user'].test_item.numpy()
     tested = target >= 0
+    if 'sample_mask' in data['user']:
+        tested &= data['user'].sample_mask.numpy()
     return Users(train.length.numpy()[tested], popularity[target[tested]])
 
 

@@ -44,6 +44,8 @@ class DataConfig:
         knn: Number of nearest neighbours of a modality hyperedge.
         knn_direction: ``'row'`` or ``'col'``, see ``KNNHyperedges``.
         knn_index: ``'flat'`` (exact) or ``'ivf'``.
+        sample: Share of the users whose sequences are trained on and whose targets
+            are ranked, the same in every run; the catalogue and the graph keep all.
     """
 
     interactions: str = ''
@@ -67,6 +69,7 @@ class DataConfig:
     knn: int = 10
     knn_direction: Literal['row', 'col'] = 'row'
     knn_index: Literal['flat', 'ivf'] = 'flat'
+    sample: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ class LLMConfig:
         name: Hub name or folder of the backbone; ``'SmolLM2-135M-Instruct'``
             also resolves to the packaged weights.
         num_layers: Keep only so many of the backbone's first layers.
+        weights: What becomes of the backbone's own weights: ``'frozen'`` keeps the
+            pretrained ones, ``'trained'`` trains all of them further, ``'random'``
+            draws them from ``train.seed`` and trains them.
+        shape: Sizes of a backbone with random weights, in place of those of ``name``:
+            ``hidden_size``, ``intermediate_size``, ``num_attention_heads`` and, if
+            wanted, ``num_key_value_heads`` and ``vocab_size``.
         tables: Embedding name to run folder of phase 1 (its item table),
             to ``'features:<modality>'``, or to ``'random:<width>'``.
         train_tables: Names of ``tables`` that are trained on.
@@ -90,7 +99,8 @@ class LLMConfig:
         dropout: Dropout on the item tokens.
         head: ``'linear'``, ``'tied'`` or ``'frozen_random'``.
         head_channels: Width of a tied head's adapter; :obj:`None` for none.
-        lora: Arguments of ``peft.LoraConfig``; :obj:`None` freezes the LLM.
+        lora: Arguments of ``peft.LoraConfig``, an adapter of frozen weights;
+            :obj:`None` for no adapter.
         load_in_4bit: Quantise the backbone (needs bitsandbytes and CUDA).
         instruction: Text before the items; :obj:`None` for the default.
         response: Text after the items (user scope); :obj:`None` for the
@@ -100,6 +110,8 @@ class LLMConfig:
 
     name: str = 'SmolLM2-135M-Instruct'
     num_layers: int | None = None
+    weights: Literal['frozen', 'trained', 'random'] = 'frozen'
+    shape: dict[str, int] | None = None
     tables: dict[str, str] = field(default_factory=dict)
     train_tables: list[str] = field(default_factory=list)
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])

@@ -231,7 +231,8 @@ class SequenceLoader(Loader[SequenceBatch]):
             within pools of 100 batches, others as a whole, longest first.
             Without it and without shuffling rows keep the order of ``users``.
         seed: Seed of order and negatives.
-        users: Restricts the rows to these users, in this order.
+        users: Restricts the rows to these users, in this order; by default, except
+            with ``'all'``, to the ``sample_mask`` of the users, if they have one.
         batch_tokens: Instead of ``batch_size``, bounds the number of rows times the
             longest of them. The number of batches can then vary by epoch.
 
@@ -290,6 +291,8 @@ class SequenceLoader(Loader[SequenceBatch]):
         self, data: HeteroData, ptr: Tensor, users: Tensor | Sequence[int] | None
     ) -> None:
         num_users = ptr.numel() - 1
+        if users is None and self.split != 'all' and 'sample_mask' in data['user']:
+            users = data['user'].sample_mask.nonzero()
         user = torch.arange(num_users) if users is None else torch.as_tensor(users)
         user = user.long().view(-1).cpu()
         unknown = (user < 0) | (user >= num_users)

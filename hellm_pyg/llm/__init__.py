@@ -13,6 +13,7 @@ from hellm_pyg.llm.prefix_attention import PrefixStates
 from hellm_pyg.llm.presets import collm, e4srec, hellm, llara
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
+from hellm_pyg.llm.random_backbone import random_backbone
 from hellm_pyg.llm.recommender import LLMRecommender
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     'llara',
     'load_backbone',
     'quantization_config',
+    'random_backbone',
 ]

@@ -1,9 +1,9 @@
-"""A frozen backbone, with or without LoRA."""
+"""What of a backbone is trained: nothing, LoRA beside it, or all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -25,20 +25,39 @@ def base_model(llm: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def adapt(
-    llm: PreTrainedModel | PeftModel, lora: Mapping[str, Any] | None
+    llm: PreTrainedModel | PeftModel,
+    lora: Mapping[str, Any] | None,
+    train: bool = False,
 ) -> PreTrainedModel | PeftModel:
-    """Freezes a backbone, lets it attend to prefixes and adds LoRA.
+    """Lets a backbone attend to prefixes, and freezes it and adds LoRA, or trains it.
 
     Args:
         llm: A backbone, or one that has an adapter.
         lora: Arguments of :class:`peft.LoraConfig`; :obj:`None` adds nothing.
+        train: Train all of the backbone's weights, in fp32: in half precision most
+            steps would be too small to change them.
 
     Raises:
-        ValueError: If there would be two adapters, or PEFT cannot build this one.
+        ValueError: If there would be two adapters, or one beside trained weights, if
+            weights in 4 bits would be trained, or PEFT cannot build the adapter.
     """
     base = base_model(llm)
     if base.config._attn_implementation != prefix_attention.NAME:
         base.set_attn_implementation(prefix_attention.NAME)
+    if train:
+        if lora is not None or isinstance(llm, PeftModel):
+            raise ValueError(
+                "'train_backbone' trains all of an 'llm' without an adapter (got "
+                f'{type(llm).__name__} and lora={lora}); give one of the two'
+            )
+        if getattr(base, 'is_quantized', False):
+            raise ValueError(
+                "'train_backbone' needs an 'llm' whose weights are not quantised (got "
+                f'{type(llm).__name__} in 4 bits or alike); load it in bf16'
+            )
+        for parameter in base.parameters():  # also out of the file that it maps
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+        return base.requires_grad_(True)
     if isinstance(llm, PeftModel):
         if lora is not None:
             raise ValueError(
@@ -67,6 +86,27 @@ def _without_casts(llm: PeftModel) -> PeftModel:
             if isinstance(module, BaseTunerLayer):
                 setattr(module, 'cast_input_dtype_enabled', False)  # noqa: B010
     return llm
+
+
+def half_precision(llm: PreTrainedModel | PeftModel) -> torch.dtype | None:
+    """Returns the type of a backbone that is in half precision."""
+    dtype = base_model(llm).dtype
+    return dtype if dtype in HALF else None
+
+
+def arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Lets weights in fp32 compute in half precision; in fp32 the caller decides."""
+    if dtype not in HALF:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def enable_checkpointing(llm: PreTrainedModel) -> None:
+    """Recomputes a backbone's layers in the backward pass."""
+    enable = getattr(llm, 'activation_checkpointing_enable', None)
+    if enable is None:  # transformers before 5.20
+        enable = llm.gradient_checkpointing_enable
+    enable({'use_reentrant': False})
 
 
 @contextmanager

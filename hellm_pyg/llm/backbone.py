@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,12 +29,19 @@ from hellm_pyg.llm.loading import without_load_report
 PACKAGED = 'SmolLM2-135M-Instruct'
 
 
-def backbone_label(name: str) -> str:
+def backbone_label(
+    name: str, random: bool = False, shape: Mapping[str, int] | None = None
+) -> str:
     """Returns what results and model cards call a backbone.
 
     Args:
         name: Hub name, folder or the name of the packaged weights.
+        random: Whether its weights are not taken.
+        shape: Sizes that are not taken either.
     """
+    if random:
+        sizes = ', '.join(f'{key} {size}' for key, size in (shape or {}).items())
+        return f'random weights, {sizes or f"shaped as {name}"}'
     return f'{PACKAGED}, de-quantised from Q4_1' if name == PACKAGED else name
 
 
@@ -75,9 +82,7 @@ def load_backbone(
     Raises:
         ValueError: If the model cannot be found or has fewer layers.
     """
-    model = load_model(name, num_layers, dtype, load_in_4bit)
-    with _explained(name):
-        return model, AutoTokenizer.from_pretrained(_source(name))
+    return load_model(name, num_layers, dtype, load_in_4bit), read_tokenizer(name)
 
 
 def load_model(
@@ -87,10 +92,7 @@ def load_model(
     load_in_4bit: bool = False,
 ) -> PreTrainedModel:
     """Loads a language model as :func:`load_backbone`, without its tokenizer."""
-    with _explained(name):
-        config = AutoConfig.from_pretrained(_source(name))
-    if num_layers is not None:
-        _keep_layers(config, num_layers)
+    config = read_config(name, num_layers)
     # The language-model head and the layers cut off are left out on purpose.
     with _explained(name), without_load_report():
         model, report = AutoModel.from_pretrained(
@@ -111,6 +113,21 @@ def load_model(
     # Saved adapters name the model, not the folder of the cache.
     model.config.name_or_path = model.name_or_path = name
     return model
+
+
+def read_config(name: str, num_layers: int | None = None) -> PretrainedConfig:
+    """Reads the configuration of a language model, cut to its first layers."""
+    with _explained(name):
+        config = AutoConfig.from_pretrained(_source(name))
+    if num_layers is not None:
+        _keep_layers(config, num_layers)
+    return config
+
+
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Reads the tokenizer of a language model."""
+    with _explained(name):
+        return AutoTokenizer.from_pretrained(_source(name))
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:

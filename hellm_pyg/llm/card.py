@@ -39,11 +39,17 @@ from hellm_pyg.llm import LLMRecommender
 model = LLMRecommender.from_pretrained({source!r})
 ```
 
-The backbone is not part of this folder and is loaded by its name.
+{origin}
 `adapter_config.json` and `adapter_model.safetensors`, where present, are PEFT's
 own files; the other weights are in `hellm.safetensors`, and the original ids of
 users and items in `ids.json`, if they were saved.
 """
+
+_LOADED = 'The backbone is not part of this folder and is loaded by its name.'
+_OWN = (
+    'The backbone was trained, too: transformers reads it from `config.json` and\n'
+    '`model.safetensors`.'
+)
 
 
 def model_card(
@@ -68,10 +74,12 @@ def model_card(
         table = arguments['prefix_embedding']
         pooled = f'pooled from `{table}`' if prefix['pool'] else 'static'
         slots = f'{prefix["num_tokens"]} slots in every layer, {pooled}'
+    trained = arguments['train_backbone']
     quantised = ', 4-bit (NF4)' if backbone['load_in_4bit'] else ''
     parts = {
         'Backbone': f'{backbone_label(backbone["name"])}, first '
-        f'{backbone["num_layers"]} layers, {backbone["dtype"]}{quantised}, frozen',
+        f'{backbone["num_layers"]} layers, {backbone["dtype"]}{quantised}, '
+        + ('trained' if trained else 'frozen'),
         'Adapter': 'LoRA' if description['adapter'] else 'none',
         'Item token': ' + '.join(f'`{name}`' for name in arguments['token_embeddings']),
         'Graph prefix': slots,
@@ -84,6 +92,7 @@ def model_card(
         num_items=next(iter(description['tables'].values()))[0],
         parts='\n'.join(rows),
         results=_results(metrics),
+        origin=_OWN if trained else _LOADED,
         source=source,
     )
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hellm_pyg.llm.adapter import base_model
 from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.tables import ItemTables
 
 
@@ -47,6 +48,17 @@ def check_names(
                 f"'train_embeddings' names a table that nothing reads (got {name!r}; "
                 f'read are {sorted(set(used))})'
             )
+
+
+def check_prompt(prompt: Prompt, llm: PreTrainedModel | PeftModel, scope: str) -> None:
+    """Refuses tokens that a backbone has no embeddings of."""
+    size = llm.config.vocab_size
+    ids = (*prompt.before, *(prompt.after if scope == 'user' else ()))
+    if max(ids) >= size:
+        raise ValueError(
+            f"'prompt' needs token ids below the backbone's 'vocab_size', {size} (got "
+            f'{max(ids)}); shorten the text, or raise the size'
+        )
 
 
 def check_prefix(

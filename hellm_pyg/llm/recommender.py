@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,10 +18,17 @@ from transformers import PreTrainedModel
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.llm.adapter import HALF, adapt, base_model, without_checkpointing
+from hellm_pyg.llm.adapter import (
+    adapt,
+    arithmetic,
+    base_model,
+    enable_checkpointing,
+    half_precision,
+    without_checkpointing,
+)
 from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
-from hellm_pyg.llm.parts import check_names, check_prefix
+from hellm_pyg.llm.parts import check_names, check_prefix, check_prompt
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
@@ -32,7 +38,7 @@ from hellm_pyg.llm.tables import ItemTables
 
 
 class LLMRecommender(nn.Module):
-    r"""A frozen language model with LoRA that reads a history of soft tokens.
+    r"""A language model, by default frozen, that reads a history of soft tokens.
 
     Follows `"HeLLM: Multimodal Hypergraph Enhanced LLM Learning for
     Recommendation" <https://arxiv.org/abs/2504.10541>`_. A row is
@@ -48,7 +54,7 @@ class LLMRecommender(nn.Module):
 
     Args:
         llm (PreTrainedModel or PeftModel): Backbone without its head, see
-            :func:`~hellm_pyg.llm.backbone.load_backbone`. Its weights are frozen.
+            :func:`~hellm_pyg.llm.backbone.load_backbone`.
         prompt (Prompt): Token ids around the items.
         item_embeddings (dict): Name to table :math:`[I, d]`, frozen unless named
             in ``train_embeddings``. A row with a NaN is a missing embedding and
@@ -80,6 +86,9 @@ class LLMRecommender(nn.Module):
         table_scale (str): ``'none'`` reads the embeddings as they are, ``'rms'`` with
             a root mean square of one, see :class:`~hellm_pyg.llm.tables.ItemTables`.
             (default: :obj:`"none"`)
+        train_backbone (bool): Train all weights of ``llm``, held in fp32; one in half
+            precision still computes in it. :obj:`False` freezes them.
+            (default: :obj:`False`)
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -105,6 +114,7 @@ class LLMRecommender(nn.Module):
         projector_layers: int = 2,
         candidates: Literal['all', 'unseen'] = 'all',
         table_scale: Literal['none', 'rms'] = 'none',
+        train_backbone: bool = False,
     ) -> None:
         super().__init__()
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
@@ -122,7 +132,10 @@ class LLMRecommender(nn.Module):
         self.projector_layers = projector_layers
         self.candidates = candidates
         self.ids: IdMap | None = None
-        self.llm = adapt(llm, lora)
+        self.train_backbone = train_backbone
+        self.half_dtype = half_precision(llm) if train_backbone else None
+        check_prompt(prompt, llm, scope)
+        self.llm = adapt(llm, lora, train_backbone)
         hidden_size = self.llm.config.hidden_size
         self.tables = ItemTables(
             {name: item_embeddings[name] for name in dict.fromkeys(used)},
@@ -154,6 +167,11 @@ class LLMRecommender(nn.Module):
         return base_model(self.llm)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type that the backbone computes in; trained weights are in fp32."""
+        return self.half_dtype or self.backbone.dtype
+
+    @property
     def num_items(self) -> int:
         """Number of items :math:`I`."""
         return self.tables.num_items
@@ -169,11 +187,7 @@ class LLMRecommender(nn.Module):
 
     def enable_activation_checkpointing(self) -> None:
         """Recomputes the language model's layers in the backward pass."""
-        model = self.backbone
-        enable = getattr(model, 'activation_checkpointing_enable', None)
-        if enable is None:  # transformers before 5.20
-            enable = model.gradient_checkpointing_enable
-        enable({'use_reentrant': False})
+        enable_checkpointing(self.backbone)
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Returns read-out states in fp32.
@@ -184,7 +198,7 @@ class LLMRecommender(nn.Module):
                 each row, :math:`[B, H]`.
         """
         batch = self._truncate(batch)
-        with self._autocast():
+        with arithmetic(self.before.device, self.dtype):
             item, inverse = batch.item.unique(return_inverse=True)
             token = self._project(item)[inverse]
             token = F.dropout(token, self.dropout, self.training)
@@ -217,7 +231,7 @@ class LLMRecommender(nn.Module):
         if self.candidates == 'unseen':  # nor does what lies before the cut compete
             every = self._reads_every_position(whole)
             hidden = whole.seen_by(self._kept(whole)) if every else whole.seen
-        with self._autocast():
+        with arithmetic(self.before.device, self.dtype):
             return self.head.loss(states, batch.target, state, hidden)
 
     @torch.no_grad()
@@ -227,7 +241,7 @@ class LLMRecommender(nn.Module):
         Args:
             data: Not read: the model has its own tables.
         """
-        with self._autocast():
+        with arithmetic(self.before.device, self.dtype):
             token = self._project(None)
             instruction = self._instruct() if self.shares_instruction else None
         with torch.autocast(token.device.type, enabled=False):
@@ -247,7 +261,7 @@ class LLMRecommender(nn.Module):
             batch: Histories.
         """
         batch = self._truncate(replace(batch, target=None, neg_item=None))
-        with self._autocast():
+        with arithmetic(self.before.device, self.dtype):
             token = encoded.token[batch.item]
             states = self._read(token, batch, encoded.instruction, every=False)
         return self.head.score(states, encoded.vectors, encoded.bias)
@@ -265,11 +279,12 @@ class LLMRecommender(nn.Module):
         config: Any = None,
         title: str = 'HeLLM recommender',
     ) -> None:
-        """Writes everything but the backbone into a folder.
+        """Writes everything but a frozen backbone into a folder.
 
         The folder holds PEFT's own ``adapter_config.json`` and
         ``adapter_model.safetensors`` (if there is an adapter; plain PEFT reads
-        them too), ``hellm.safetensors`` (projector, prefix, head, item
+        them too), a trained backbone as transformers' ``config.json`` and
+        ``model.safetensors``, ``hellm.safetensors`` (projector, prefix, head, item
         embeddings), ``hellm.json`` (how to rebuild the model), ``ids.json`` and a
         model card. If the disk is full, a folder that was there stays whole.
 
@@ -298,7 +313,7 @@ class LLMRecommender(nn.Module):
 
         Args:
             directory: The folder, or its name on the hub.
-            llm: The backbone; :obj:`None` loads it by the name that was saved.
+            llm: A frozen backbone; :obj:`None` loads it by the name that was saved.
             fingerprint: ``IdMap.fingerprint`` of the data at hand, to be sure that
                 the model knows this catalogue.
 
@@ -327,14 +342,6 @@ class LLMRecommender(nn.Module):
         """
         return push(self, repo_id, api, **kwargs)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        # A half-precision backbone takes its adapters' fp32 weights under autocast
-        # only; with an fp32 backbone the caller decides.
-        dtype = self.backbone.dtype
-        if dtype not in HALF:
-            return nullcontext()
-        return torch.autocast(self.before.device.type, dtype=dtype)
-
     def _kept(self, batch: SequenceBatch) -> Tensor:
         """Which items are the last ``max_len`` of their row."""
         return batch.position >= (batch.length - self.max_len)[batch.batch]
@@ -356,10 +363,10 @@ class LLMRecommender(nn.Module):
 
     def _project(self, item: Tensor | None) -> Tensor:
         token = self.projector(self.tables(self.token_embeddings, item))
-        return token.to(self.backbone.dtype)
+        return token.to(self.dtype)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return self.backbone.get_input_embeddings()(ids)
+        return self.backbone.get_input_embeddings()(ids).to(self.dtype)
 
     def _call(self, embeds: Tensor, mask: Tensor, offset: int, **kwargs: Any) -> Tensor:
         num_slots = 0 if self.prefix is None else self.prefix.num_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import tempfile
 from collections.abc import Callable, Mapping
@@ -34,10 +35,12 @@ from hellm_pyg.checkpoint import (
     tensor_hash,
 )
 from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.llm.adapter import HALF
 from hellm_pyg.llm.backbone import load_model
 from hellm_pyg.llm.card import model_card
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prompt import Prompt
+from hellm_pyg.llm.random_backbone import random_model
 
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
@@ -46,6 +49,8 @@ BuiltT = TypeVar('BuiltT')
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, IDS = 'hellm.safetensors', 'hellm.json', 'ids.json'
+# A trained backbone, under the names that transformers knows.
+BACKBONE, BACKBONE_CONFIG = 'model.safetensors', 'config.json'
 # What is read of the description, beside what is for people.
 ENTRIES = {
     'backbone': {
@@ -74,7 +79,7 @@ def save_pretrained(
     title: str = 'HeLLM recommender',
     source: str | None = None,
 ) -> None:
-    """Writes a recommender without its backbone.
+    """Writes a recommender, with its backbone only if that was trained.
 
     See :meth:`LLMRecommender.save_pretrained`.
     """
@@ -85,6 +90,7 @@ def save_pretrained(
             f'(got {ids})'
         )
     own, adapter = _own_state(model), _adapter_state(model)
+    backbone = model.backbone.state_dict() if model.train_backbone else None
     description = {
         'format': FORMAT,
         **_describe(model),
@@ -93,6 +99,7 @@ def save_pretrained(
             'embeddings': tensor_hash(_tables(own)),
             'weights': tensor_hash(own),
             'adapter': None if adapter is None else tensor_hash(adapter),
+            'backbone': None if backbone is None else tensor_hash(backbone),
         },
         'metrics': None if metrics is None else dict(metrics),
         'config': _plain(config),
@@ -101,6 +108,11 @@ def save_pretrained(
         if isinstance(model.llm, PeftModel):
             # 'auto' would look the vocabulary up on the hub.
             model.llm.save_pretrained(str(folder), save_embedding_layers=False)
+        if backbone is not None:
+            config_of_backbone = copy.deepcopy(model.backbone.config)
+            config_of_backbone.dtype = model.dtype
+            config_of_backbone.save_pretrained(str(folder))
+            save_tensors(folder / BACKBONE, backbone, {'format': 'pt'})
         save_tensors(folder / WEIGHTS, own)
         save_json(folder / DESCRIPTION, description)
         if ids is not None:
@@ -129,15 +141,17 @@ def load_pretrained(
             f'reads {FORMAT})'
         )
     check_entries(path, description, ENTRIES)
+    trained = _is_trained(description)
+    if trained:
+        check_entries(path, description, {'hash': {'backbone': str}})
     _check_files(folder, description)
     _check_catalogue(folder, description, fingerprint)
     if llm is None:
-        backbone = description['backbone']
-        llm = load_model(
-            backbone['name'],
-            num_layers=backbone['num_layers'],
-            dtype=getattr(torch, backbone['dtype']),
-            load_in_4bit=backbone['load_in_4bit'],
+        llm = _load_backbone(folder, description)
+    elif trained:
+        raise ValueError(
+            f"'llm' needs to be None, for '{folder}' holds a backbone of its own, "
+            f'which was trained (got {type(llm).__name__})'
         )
     prompt = _build(Prompt, path, description['prompt'])
     _check_backbone(llm, prompt, description)
@@ -160,6 +174,9 @@ def load_pretrained(
     if tensor_hash(_tables(own)) != hashes['embeddings']:
         raise ValueError(f"'{folder / WEIGHTS}' holds other item embeddings than saved")
     recommender.load_state_dict(own, strict=False)
+    if trained:
+        dtype = getattr(torch, description['backbone']['dtype'])
+        recommender.half_dtype = dtype if dtype in HALF else None
     if description['fingerprint'] is not None:
         recommender.ids = IdMap.load(folder / IDS)
     return recommender.to(llm.device).eval()
@@ -196,7 +213,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
         'backbone': {
             'name': llm.name_or_path,
             'num_layers': llm.config.num_hidden_layers,
-            'dtype': str(llm.dtype).removeprefix('torch.'),
+            'dtype': str(model.dtype).removeprefix('torch.'),
             'load_in_4bit': bool(getattr(llm, 'is_loaded_in_4bit', False)),
             'signature': _signature(llm, model.prompt),
         },
@@ -216,6 +233,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'projector_layers': model.projector_layers,
             'candidates': model.candidates,
             'table_scale': model.tables.scale,
+            'train_backbone': model.train_backbone,
         },
         'tables': {
             name: [model.num_items, width]
@@ -298,6 +316,7 @@ def _check_files(folder: Path, description: Mapping[str, Any]) -> None:
     needed = [WEIGHTS]
     needed += [IDS] if description['fingerprint'] is not None else []
     needed += [ADAPTER, CONFIG_NAME] if description['adapter'] else []
+    needed += [BACKBONE, BACKBONE_CONFIG] if _is_trained(description) else []
     for name in needed:
         if not (folder / name).is_file():
             raise ValueError(f"'directory' lacks the file {name} (got '{folder}')")
@@ -340,6 +359,29 @@ def _check_backbone(
             f"'{saved['name']}' that the model was trained with (got "
             f"{layers} layers of '{llm.name_or_path}')"
         )
+
+
+def _is_trained(description: Mapping[str, Any]) -> bool:
+    """Whether the backbone is part of the folder; none was in earlier versions."""
+    return bool(description['arguments'].get('train_backbone'))
+
+
+def _load_backbone(folder: Path, description: Mapping[str, Any]) -> PreTrainedModel:
+    """Loads a trained backbone from the folder, in fp32, another one by its name."""
+    saved, path = description['backbone'], folder / BACKBONE
+    if not _is_trained(description):
+        return load_model(
+            saved['name'],
+            num_layers=saved['num_layers'],
+            dtype=getattr(torch, saved['dtype']),
+            load_in_4bit=saved['load_in_4bit'],
+        )
+    llm = random_model(str(folder), dtype=torch.float32)
+    state = load_tensors(path, expected=llm.state_dict())
+    _check_hash(path, state, description['hash']['backbone'])
+    llm.load_state_dict(state)
+    llm.config.name_or_path = llm.name_or_path = saved['name']
+    return llm
 
 
 def _load_adapter(llm: PreTrainedModel, folder: Path, expected_hash: str) -> PeftModel:

@@ -14,6 +14,13 @@ Order matters: ``LeaveOneOut`` or ``HoldOutByDate`` comes first, since
 from hellm_pyg.transforms.hold_out_by_date import HoldOutByDate
 from hellm_pyg.transforms.knn_hyperedges import KNNHyperedges
 from hellm_pyg.transforms.leave_one_out import LeaveOneOut
+from hellm_pyg.transforms.sample_users import SampleUsers
 from hellm_pyg.transforms.user_item_graph import UserItemGraph
 
-__all__ = ['HoldOutByDate', 'KNNHyperedges', 'LeaveOneOut', 'UserItemGraph']
+__all__ = [
+    'HoldOutByDate',
+    'KNNHyperedges',
+    'LeaveOneOut',
+    'SampleUsers',
+    'UserItemGraph',
+]

@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from benchmarks.report import users as users_module
 from benchmarks.report.cells import load
 from benchmarks.report.users import COUNTS, LENGTHS, SMALLEST, Users, load_users, slices
+from hellm_pyg.assembly import build_data
+from hellm_pyg.config import load_config
+from hellm_pyg.data.split import history_edges
 from tests.benchmarks.fabricate import ranks, result, write
+from tests.shop import write_shop
 
 COMMITTED = Path(__file__).parents[2] / 'benchmarks' / 'results' / 'beauty'
 
@@ -58,6 +62,18 @@ def test_users_are_counted_once_and_kept(
     for one, other, expected in zip(first, second, counted, strict=True):
         np.testing.assert_array_equal(one, expected)
         np.testing.assert_array_equal(other, expected)
+
+
+def test_a_sample_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {'recipe': 'sasrec', 'overrides': [*write_shop(tmp_path), 'data.sample=0.5']}
+    data, _ = build_data(load_config(own['recipe'], own['overrides']).data)
+    cell = result('a', ranks(15, 1, 0), data_fingerprint=data.fingerprint, **own)
+    write(tmp_path / 'results', cell)
+    monkeypatch.setenv('HELLM_DATA', str(tmp_path))
+    users = load_users(load(tmp_path / 'results')[0])
+    assert users is not None
+    length = history_edges(data, 'train').length[data['user'].sample_mask]
+    assert users.history.tolist() == length.tolist()
 
 
 def test_other_users_are_refused(

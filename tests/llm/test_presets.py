@@ -26,7 +26,7 @@ from tests.llm.tiny import LORA, NUM_ITEMS, batch_of, tables, tiny_llm
 from tests.nn.models.batches import train
 from tests.shop import write_llm, write_shop
 
-PROMPT = Prompt((1, 5, 9), (1, 7))
+PROMPT = Prompt((1, 5, 6), (1, 7))
 
 
 def build(preset, *names: str, **kwargs) -> LLMRecommender:

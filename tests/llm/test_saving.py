@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm import LLMRecommender, saving
@@ -41,6 +41,7 @@ FORMS = [
     },
     {'prefix': {'pool': False}, 'scope': 'user', 'head': 'frozen_random'},
     {'lora': None, 'scope': 'causal', 'token_embeddings': ['seq']},
+    {'lora': None, 'prefix': {'gate': 'tanh'}, 'train_backbone': True},
 ]
 
 
@@ -56,7 +57,7 @@ def scores(model: LLMRecommender) -> torch.Tensor:
 
 @pytest.mark.parametrize('device', DEVICES)
 def test_a_loaded_model_lies_where_its_backbone_does(tmp_path, device):
-    model = recommender(llm=stored(tmp_path / 'backbone'), **FORMS[-1]).to(device)
+    model = recommender(llm=stored(tmp_path / 'backbone'), **FORMS[-2]).to(device)
     model.save_pretrained(tmp_path / 'saved')
     llm = load_model(str(tmp_path / 'backbone'), dtype=torch.float32).to(device)
     again = LLMRecommender.from_pretrained(tmp_path / 'saved', llm)
@@ -360,3 +361,73 @@ def test_bf16_backbone_round_trip(tmp_path):
     assert again.backbone.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in again.parameters() if p.requires_grad)
     torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+
+
+def trained(folder: Path, dtype: torch.dtype = torch.float32) -> LLMRecommender:
+    """A recommender whose backbone is another one than it started from."""
+    llm = stored(folder, dtype)
+    model = recommender(prefix={}, lora=None, train_backbone=True, llm=llm)
+    for parameter in model.backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_trained_backbone_is_part_of_the_folder(tmp_path, dtype):
+    model = trained(tmp_path / 'backbone', dtype)
+    model.save_pretrained(tmp_path / 'saved', IDS)
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
+    assert again.dtype == dtype
+    assert {p.dtype for p in again.backbone.parameters()} == {torch.float32}
+    for one, other in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.requires_grad == other.requires_grad
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+    again.save_pretrained(tmp_path / 'again')
+    for file in (tmp_path / 'saved').iterdir():
+        if file.name != 'README.md':
+            other = tmp_path / 'again' / file.name
+            assert file.read_bytes() == other.read_bytes(), file.name
+    plain = AutoModel.from_pretrained(tmp_path / 'saved', dtype=torch.float32)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.no_grad():
+        expected = model.backbone(ids).last_hidden_state
+        torch.testing.assert_close(plain(ids).last_hidden_state, expected)
+    card = (tmp_path / 'saved' / 'README.md').read_text()
+    assert f'{str(dtype).removeprefix("torch.")}, trained |' in card
+    assert 'is loaded by its name' not in card
+
+
+def test_a_trained_backbone_takes_no_other(tmp_path):
+    folder = tmp_path / 'saved'
+    trained(tmp_path / 'backbone').save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=r"'llm' needs to be None.* backbone of its own"
+    ):
+        load(folder)
+
+
+def test_a_damaged_backbone_is_refused(tmp_path):
+    folder = tmp_path / 'saved'
+    trained(tmp_path / 'backbone').save_pretrained(folder)
+    path = folder / 'model.safetensors'
+    weights = load_file(path)
+    save_file({**weights, 'more': torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"model.safetensors.*has also 'more'"):
+        LLMRecommender.from_pretrained(folder)
+    save_file({**weights, 'norm.weight': torch.zeros(16)}, path)
+    with pytest.raises(ValueError, match=r'model.safetensors.* is damaged'):
+        LLMRecommender.from_pretrained(folder)
+    for name in ('model.safetensors', 'config.json'):
+        (folder / name).unlink()
+        with pytest.raises(ValueError, match=f'lacks the file {name}'):
+            LLMRecommender.from_pretrained(folder)
+        save_file(weights, path)
+
+
+def test_folders_of_versions_that_trained_no_backbone(saved):
+    path = saved / 'hellm.json'
+    description = json.loads(path.read_text())
+    del description['arguments']['train_backbone'], description['hash']['backbone']
+    path.write_text(json.dumps(description))
+    assert not load(saved).train_backbone

@@ -1,0 +1,43 @@
+"""From the sections of a configuration to data, models and loaders."""
+
+from hellm_pyg.assembly.data import (
+    build_data,
+    load_dataset,
+    statistics,
+    training_data,
+)
+from hellm_pyg.assembly.language_model import (
+    PREFIX_FROM_LLM,
+    build_llm,
+    check_backbone,
+    check_catalogue,
+    item_table,
+    table_width,
+)
+from hellm_pyg.assembly.models import (
+    FROM_DATA,
+    build_loader,
+    build_model,
+    checked_arguments,
+    model_class,
+)
+from hellm_pyg.assembly.paths import resolve_paths
+
+__all__ = [
+    'FROM_DATA',
+    'PREFIX_FROM_LLM',
+    'build_data',
+    'build_llm',
+    'build_loader',
+    'build_model',
+    'check_backbone',
+    'check_catalogue',
+    'checked_arguments',
+    'item_table',
+    'load_dataset',
+    'model_class',
+    'resolve_paths',
+    'statistics',
+    'table_width',
+    'training_data',
+]

@@ -1,0 +1,136 @@
+"""From the section ``data`` to split interactions and their graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform, Compose
+
+from hellm_pyg.assembly.paths import resolve_data
+from hellm_pyg.config import Config, DataConfig
+from hellm_pyg.data.split import LATER, fold_in
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.keys import in_words_of
+
+if TYPE_CHECKING:
+    from hellm_pyg.datasets import InteractionFiles
+
+# Arguments that have another name in a recipe.
+KNN_KEYS = {name: f'data.knn_{name}' for name in ('direction', 'index')}
+KNN_KEYS['k'] = 'data.knn'
+
+
+def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
+    """Reads (or takes from the cache) the split interactions and their graphs.
+
+    Raises:
+        ValueError: If a file cannot be used.
+    """
+    from hellm_pyg.transforms import SampleUsers
+
+    dataset = load_dataset(config)
+    data = dataset[0]
+    if config.sample is not None:
+        with in_words_of(SampleUsers, 'data', share='data.sample'):
+            data = SampleUsers(config.sample)(data)
+    return data, dataset.ids
+
+
+def training_data(config: Config, data: HeteroData) -> HeteroData:
+    """Returns what a run trains on, with the held-out items that ``train.split`` adds.
+
+    Args:
+        config: The experiment.
+        data: Its split interactions; left untouched.
+    """
+    match config.train.split:
+        case 'train':
+            return data
+        case 'train+val':
+            return fold_in(data, 'test')
+        case 'all':
+            return fold_in(data, 'all')
+
+
+@in_words_of(DataConfig, 'data', **KNN_KEYS)
+def load_dataset(config: DataConfig) -> InteractionFiles:
+    """Reads (or takes from the cache) the data set that :func:`build_data` returns.
+
+    Raises:
+        ValueError: If a file cannot be used.
+    """
+    from hellm_pyg.datasets import InteractionFiles
+    from hellm_pyg.transforms import KNNHyperedges, UserItemGraph
+
+    config = resolve_data(config)
+    arguments = dataclasses.asdict(config)
+    k, direction, index = (
+        arguments.pop(name) for name in ('knn', 'knn_direction', 'knn_index')
+    )
+    for name in ('val_from', 'test_from', 'sample'):
+        del arguments[name]
+    transforms: list[Any] = [_split(config), UserItemGraph()]
+    if config.features:
+        modalities = tuple(config.features)
+        transforms.append(KNNHyperedges(k, modalities, direction, index))
+    return InteractionFiles(pre_transform=Compose(transforms), **arguments)
+
+
+def _split(config: DataConfig) -> BaseTransform:
+    if config.val_from is None and config.test_from is None:
+        from hellm_pyg.transforms import LeaveOneOut
+
+        return LeaveOneOut()
+    from hellm_pyg.transforms import HoldOutByDate
+
+    if config.val_from is None or config.test_from is None:
+        raise ValueError(
+            "'val_from' and 'test_from' make a hold-out by date together (got "
+            f'{config.val_from!r} and {config.test_from!r})'
+        )
+    return HoldOutByDate(config.val_from, config.test_from)
+
+
+def statistics(data: HeteroData) -> dict[str, object]:
+    """Returns the numbers of a data card, before and after the split."""
+    users, items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    train = data['user', 'interacts', 'item'].edge_index
+    val, test = (int((data['user'][f'{s}_item'] >= 0).sum()) for s in ('val', 'test'))
+    length = torch.bincount(train[0].as_subclass(Tensor), minlength=users)
+    for split in ('val', 'test'):
+        length = length + (data['user'][f'{split}_item'] >= 0)
+    left_out = data[LATER].edge_index.size(1) if LATER in data.edge_types else 0
+    total = train.size(1) + val + test
+    rows: dict[str, object] = {
+        'name': data.name,
+        'users': users,
+        'items': items,
+        'interactions': total,
+        'training interactions': train.size(1),
+        'training + test (as the article counts)': train.size(1) + test,
+        'users with a target': test,
+        **({'after the dates, in no split': left_out} if left_out else {}),
+        'items without training': items - int(train[1].unique().numel()),
+        'history, mean': f'{total / users:.2f}',
+        'history, median': int(length.median()),
+        'history, longest': int(length.max()),
+        'sparsity': f'{100 * (1 - total / (users * items)):.4f} %',
+    }
+    for name, x in item_features(data).items():
+        missing = int(x.isnan().all(dim=1).sum())
+        rows[f'{name} features'] = f'{x.size(1)} wide, {missing} items without'
+    rows['fingerprint'] = data.fingerprint[:16]
+    return rows
+
+
+def item_features(data: HeteroData) -> dict[str, Tensor]:
+    """Returns the features of the items by modality, each :math:`[I, F]`."""
+    return {
+        name.removeprefix('x_'): value
+        for name, value in data['item'].items()
+        if name.startswith('x_')
+    }
