@@ -15,9 +15,14 @@ def found(folder: Path) -> list[Table]:
     return expectations(analyse(load(folder)[0], [], QUICK))
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are made up; the data sets of their names are others."""
     monkeypatch.delenv('HELLM_DATA', raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     # Printed: FREEDOM before LATTICE before LightGCN.
     for name, quality in (('lightgcn', 2), ('lattice', 9), ('freedom', 4)):
         write(tmp_path, result(name, ranks(400, quality, 1)))

@@ -16,9 +16,14 @@ def found(folder: Path) -> list[Analysis]:
     return [analyse(section, [], QUICK) for section in load(folder)]
 
 
-@pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Table:
+@pytest.fixture(autouse=True)
+def without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are made up; the data sets of their names are others."""
     monkeypatch.delenv('HELLM_DATA', raising=False)
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Table:
     folder = tmp_path / 'table1'
     for seed in (1, 2, 3):
         write(folder, result('lightgcn', ranks(300, 1, seed), seed=seed))
