@@ -9,7 +9,13 @@ from typing import Any
 
 from hellm_pyg import checkpoint
 from hellm_pyg.config import Config, load_run_config, to_dict
-from hellm_pyg.run_folder import CONFIG, METRICS, check_finished, read_metrics
+from hellm_pyg.run_folder import (
+    CONFIG,
+    KNN_KEYS,
+    METRICS,
+    check_finished,
+    read_metrics,
+)
 
 # What a second training may change: nothing that validation could have chosen.
 FREE = ('split', 'refit', 'seed', 'save_minutes')
@@ -81,6 +87,7 @@ def _fixed(config: Config) -> dict[str, Any]:
     train = {k: v for k, v in dataclasses.asdict(config.train).items() if k not in FREE}
     values = to_dict(config)
     flat = {f'train.{key}': value for key, value in train.items()}
+    flat |= {f'data.{key}': values['data'][key] for key in (*KNN_KEYS, 'sample')}
     for section in ('model', 'llm', 'ensemble'):
         for key, value in (values[section] or {}).items():
             flat[f'{section}.{key}'] = value

@@ -134,6 +134,13 @@ def test_other_settings_are_refused(shop: Path, tmp_path: Path) -> None:
         experiment.pretrain(config, tmp_path / 'run')
 
 
+def test_other_neighbours_are_refused(shop: Path, tmp_path: Path) -> None:
+    own = [*SMALL, 'train.seed=3', 'train.schedule=linear', 'data.knn=2']
+    config = shop_config(shop, 'sasrec', *own, *again(shop / 'seq'))
+    with pytest.raises(ValueError, match=r"'data.knn' is \d+ in '.*seq' \(got 2\)"):
+        experiment.pretrain(config, tmp_path / 'run')
+
+
 def test_run_without_a_choice_is_refused(shop: Path, tmp_path: Path) -> None:
     own = [*SMALL, 'train.split=train+val']
     experiment.pretrain(shop_config(shop, 'sasrec', *own), tmp_path / 'blind')
