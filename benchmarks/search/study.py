@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.search import trial as trials
 from benchmarks.search.space import Space, assignments, own_point
-from hellm_pyg.config import load_config, to_dict
+from hellm_pyg.config import Config, load_config, parse, to_dict
 
 STARTUP = 4  # trials before those that the sampler models
 WARMUP = 3  # the first epoch after which a trial may be pruned
@@ -100,7 +100,9 @@ class Search:
         found = self.study.user_attrs.get('task')
         if found is None:
             self.study.set_user_attr('task', task)
-        for key, value in (found or {}).items():
+            return
+        old = parse(found['recipe'], Config, '', f"'{self.folder}'")
+        for key, value in {**found, 'recipe': to_dict(old)}.items():
             if value != task[key]:
                 raise ValueError(
                     f"'{self.folder}' holds a search with another '{key}': remove it "

@@ -168,6 +168,14 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         search(tmp_path, Trainings(), overrides=['model.lambda_reg=0.5'])
 
 
+def test_a_search_that_began_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    begun = search(tmp_path, Trainings(), 1)
+    task = begun.study.user_attrs['task']
+    del task['recipe']['train']['refit']
+    begun.study.set_user_attr('task', task)
+    search(tmp_path, Trainings(), 1).run()
+
+
 def test_search_without_a_completed_trial(tmp_path: Path) -> None:
     def fail(*arguments: Any) -> Outcome:
         return Outcome('failed', [], 'exit status 1')
