@@ -81,6 +81,7 @@ class Document:
     overview: list[Table]
     parts: list[Part]
     searches: list[Table]
+    search_notes: str
     settings: Settings
 
 
@@ -193,5 +194,6 @@ def build(
         overview([part.analysis for part in parts]),
         parts,
         [search.budgets(found), *map(search.trials, found)] if found else [],
+        '\n\n'.join(filter(None, map(load_notes, searches))),
         settings,
     )

@@ -63,6 +63,7 @@ def render(document: Document) -> str:
         lines += _table(table, 2)
     for part in document.parts:
         lines += _part(part)
+    lines += [document.search_notes, ''] if document.search_notes else []
     for table in document.searches:
         lines += _table(table, 2)
     return '\n'.join(lines).rstrip() + '\n'

@@ -169,13 +169,17 @@ def _overview(tables: list[Table]) -> str:
     return tag('section', *map(_table, tables), id='overview') if tables else ''
 
 
-def _searches(tables: list[Table]) -> str:
-    if not tables:
+def _searches(document: Document) -> str:
+    if not document.searches:
         return ''
-    budgets, *trials = tables
-    folded = [_folded(table.title, _table(table, False)) for table in trials]
-    head = tag('h2', 'Searches')
-    return tag('section', head, _table(budgets, False), *folded, id='searches')
+    budgets, *trials = document.searches
+    parts = [
+        tag('h2', 'Searches'),
+        _notes(document.search_notes),
+        _table(budgets, False),
+        *(_folded(table.title, _table(table, False)) for table in trials),
+    ]
+    return tag('section', *parts, id='searches')
 
 
 def render(document: Document) -> str:
@@ -200,7 +204,7 @@ def render(document: Document) -> str:
             'main',
             _overview(document.overview),
             *(_part(part) for part in document.parts),
-            _searches(document.searches),
+            _searches(document),
         ),
     )
     return f'<!doctype html>\n<html lang="en">\n{head}\n{body}\n</html>\n'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -85,6 +86,20 @@ def mrr(rank: Tensor, k: int) -> Tensor:
 
 
 METRICS = {'R': recall, 'N': ndcg, 'MRR': mrr}
+
+
+def cutoff_of(metric: str) -> int:
+    """The :math:`K` of a metric that is named ``'R@K'``, ``'N@K'`` or ``'MRR@K'``.
+
+    Raises:
+        ValueError: If it is named otherwise.
+    """
+    kind, _, cutoff = metric.partition('@')
+    if kind not in METRICS or not re.fullmatch(r'[1-9][0-9]*', cutoff):
+        raise ValueError(
+            f"'metric' needs to be 'R@K', 'N@K' or 'MRR@K' (got {metric!r})"
+        )
+    return int(cutoff)
 
 
 def summarize(rank: Tensor, ks: Sequence[int]) -> dict[str, float]:

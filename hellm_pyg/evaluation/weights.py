@@ -14,7 +14,7 @@ import torch.distributed
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from hellm_pyg.evaluation.metrics import METRICS, summarize, target_rank
+from hellm_pyg.evaluation.metrics import METRICS, cutoff_of, summarize, target_rank
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
 from hellm_pyg.evaluation.ranking import held_out
 from hellm_pyg.evaluation.scoring import Precision, device_of
@@ -85,7 +85,7 @@ def choose_weights(
             scores are not finite, and as of :func:`~hellm_pyg.evaluation.evaluate`.
     """
     began = time.perf_counter()
-    cutoff = _cutoff(metric)
+    cutoff = cutoff_of(metric)
     if not ks or min(ks) < 1:
         raise ValueError(f"'ks' needs to hold positive cut-offs (got {tuple(ks)})")
     ks = sorted({*ks, cutoff})
@@ -122,17 +122,7 @@ def choose_weights(
     values = [float(kind(rank, cutoff).mean()) for rank in ranks]
     tried, alone = values[:number], dict(zip(members, values[number:], strict=True))
     chosen = max(range(number), key=lambda i: (tried[i], *_size(combinations[i])))
-    best = max(alone, key=lambda name: alone[name])
-    found = best == next(iter(members)) and 0 in grid  # up to rounding
-    if alone[best] > tried[chosen] and not found:
-        logger.warning(
-            "%s is %.4f together, but %.4f by '%s' alone: it needs to be the first of "
-            "'members', with a 0 in 'grid' for the others",
-            metric,
-            tried[chosen],
-            alone[best],
-            best,
-        )
+    _compare(metric, tried[chosen], alone, found=0 in grid)
     seconds = time.perf_counter() - began
     results = [
         Evaluation(
@@ -148,13 +138,28 @@ def choose_weights(
     )
 
 
-def _cutoff(metric: str) -> int:
-    kind, _, cutoff = metric.partition('@')
-    if kind not in METRICS or not cutoff.isdecimal() or int(cutoff) < 1:
-        raise ValueError(
-            f"'metric' needs to be 'R@K', 'N@K' or 'MRR@K' (got {metric!r})"
+def _compare(
+    metric: str, together: float, alone: Mapping[str, float], *, found: bool
+) -> None:
+    """Warns of a member that is better by itself.
+
+    Args:
+        metric: What is compared.
+        together: Of the best sum.
+        alone: Of each member.
+        found: Whether the first member alone was one of the sums, so that it can only
+            be better up to rounding.
+    """
+    best = max(alone, key=lambda name: alone[name])
+    if alone[best] > together and not (found and best == next(iter(alone))):
+        logger.warning(
+            "%s is %.4f together, but %.4f by '%s' alone: it needs to be the first of "
+            "'members', with a 0 in 'grid' for the others",
+            metric,
+            together,
+            alone[best],
+            best,
         )
-    return int(cutoff)
 
 
 def _combinations(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import sys
 import time
@@ -25,7 +24,7 @@ from hellm_pyg.config import EvalConfig, TrainConfig
 from hellm_pyg.data.loader import Loader
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Protocol, evaluate
-from hellm_pyg.evaluation.metrics import NaNScoresError
+from hellm_pyg.evaluation.metrics import NaNScoresError, cutoff_of
 from hellm_pyg.evaluation.scoring import place
 from hellm_pyg.training.interrupt import Interrupts
 from hellm_pyg.training.log import RunLog, epoch_line
@@ -112,7 +111,9 @@ class Trainer:
         self.evaluation = EvalConfig() if evaluation is None else evaluation
         self.ids = ids
         self.progress = progress
-        self._cutoff = _cutoff(config)
+        if config.epochs < 1:
+            raise ValueError(f"'epochs' needs to be at least 1 (got {config.epochs})")
+        self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
         self.device = self.accelerator.device
@@ -438,17 +439,6 @@ class Trainer:
             save_json(path, found)
         self.accelerator.wait_for_everyone()
         return dict(load_json(path, {'metrics': dict})['metrics'])
-
-
-def _cutoff(config: TrainConfig) -> int:
-    match = re.fullmatch(r'(?:R|N|MRR)@([1-9]\d*)', config.metric)
-    if match is None:
-        raise ValueError(
-            f"'metric' needs to be 'R@K', 'N@K' or 'MRR@K' (got {config.metric!r})"
-        )
-    if config.epochs < 1:
-        raise ValueError(f"'epochs' needs to be at least 1 (got {config.epochs})")
-    return int(match[1])
 
 
 def _seed(*key: int) -> int:

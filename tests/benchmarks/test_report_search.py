@@ -77,6 +77,14 @@ def test_trials(folder: Path) -> None:
     assert 'with the winner on' not in first.caption
 
 
+def test_notes_stand_before_the_budgets(folder: Path) -> None:
+    (folder / 'NOTES.md').write_text('Not **idle**.\n')
+    assert main([str(folder)]) == 0
+    for form, note in (('md', 'Not **idle**.'), ('html', 'Not <strong>idle</strong>.')):
+        text = (folder / f'RESULTS.{form}').read_text()
+        assert text.index(note) < text.index('5 trials of 5 min')
+
+
 def test_what_a_search_writes_is_read(tmp_path: Path) -> None:
     def train(recipe: str, overrides: list[str], *rest: object) -> Outcome:
         value = 0.2 if 'model.num_layers=3' in overrides else 0.1

@@ -165,7 +165,11 @@ def test_require_column(tmp_path):
         ('log.csv', b'user,"item\n1,2\n', 'first line.*opens a quote'),
         ('log.csv', b'user,"item\n' + b'1,2\n' * 50_000, 'first line.*opens a quote'),
         ('log.csv', b'u' * 140_000 + b',item\n1,2\n', 'more than 128 KiB'),
-        ('log.csv', gzip.compress(b'user,item\n1,2\n', mtime=0), "let its name end in '.gz'"),
+        (
+            'log.csv',
+            gzip.compress(b'user,item\n1,2\n', mtime=0),
+            "let its name end in '.gz'",
+        ),
         ('log.csv', b'PK\x03\x04\xff', 'a zip archive or a spreadsheet'),
         ('log.json', b'[\n  {\n "user": 1\n }\n]\n', r"by 'jq -c \.\[\]'"),
     ],

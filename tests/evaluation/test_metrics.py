@@ -20,6 +20,7 @@ from hellm_pyg.evaluation import (
     target_rank,
     top_k,
 )
+from hellm_pyg.evaluation.metrics import cutoff_of
 
 
 @st.composite
@@ -132,3 +133,13 @@ def test_beyond_accuracy() -> None:
     assert found['personalization@2'] == pytest.approx(0.5)
     assert found['popularity@1'] == pytest.approx(4)
     assert found['popularity@2'] == pytest.approx(2.5)
+
+
+def test_cutoff_of() -> None:
+    assert [cutoff_of(name) for name in ('R@1', 'N@10', 'MRR@200')] == [1, 10, 200]
+
+
+@pytest.mark.parametrize('name', ['N10', 'P@10', 'N@', 'N@0', 'N@-1', 'N@01', 'N@²'])
+def test_what_is_no_metric(name: str) -> None:
+    with pytest.raises(ValueError, match="'R@K', 'N@K' or 'MRR@K'"):
+        cutoff_of(name)
