@@ -13,6 +13,7 @@ from hellm_pyg.datasets.tables import (
     require_column,
 )
 
+PACKED = gzip.compress(b'user,item\n1,2\n', mtime=0)
 ROWS = {'user': ['a', 'b'], 'note': ['x, "y"\nz', 'ü\t']}
 TEXTS = {
     'log.csv': 'user,note\na,"x, ""y""\nz"\nb,ü\t\n',
