@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.evaluation.contest import contest
 from hellm_pyg.evaluation.metrics import METRICS, cutoff_of, summarize, target_rank
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
 from hellm_pyg.evaluation.ranking import held_out
@@ -31,7 +32,8 @@ class Choice(NamedTuple):
 
     Args:
         weights: Weight of each member; that of the first is 1.
-        chosen: The validation of the sum with these weights.
+        chosen: The validation of the sum with these weights; the rank of a target that
+            no weights bring among those of the largest cut-off is infinite.
         alone: The validation of each member by itself.
         tried: The metric of every combination of weights.
     """
@@ -61,9 +63,10 @@ def choose_weights(
     The first member has weight 1, the others every combination of the grid. All are
     measured in one pass over the validation users, in which each member scores a
     batch once: no more than the scores of a batch by each member are held, beside
-    one rank a combination and user. Of equal combinations the one with the fewest
-    weights above zero is chosen, then the one with the smallest sum. A warning says if
-    a member by itself is better than all of them.
+    one rank a combination and user. What no weights can change is left out of the
+    sums (:func:`~hellm_pyg.evaluation.contest.contest`). Of equal combinations the one
+    with the fewest weights above zero is chosen, then the one with the smallest sum. A
+    warning says if a member by itself is better than all of them.
 
     Args:
         members: Trained recommenders on one device; the first is the strongest.
@@ -111,9 +114,13 @@ def choose_weights(
         for index, own in enumerate(scores, number):
             ranks[index, user] = target_rank(own, target, row, col)
         del scores
-        sums = _sums(parts, [sorted(set(grid))] * (len(parts) - 1))
+        found = contest(parts, target, row, col, max(ks))
+        del parts
+        ranks[:number, user] = torch.inf
+        contested = user[found.row]
+        sums = _sums(found.scores, [sorted(set(grid))] * (len(models) - 1))
         for index, total in enumerate(sums):
-            ranks[index, user] = target_rank(total, target, row, col)
+            ranks[index, contested] = found.rank(total)
     if shard[1] > 1:  # every user is in one share and zero in the others
         torch.distributed.all_reduce(ranks)
     user = ranks[-1].nonzero().view(-1)
