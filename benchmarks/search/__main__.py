@@ -9,7 +9,7 @@ learning rate, the same and three times that, for the same minutes each or for t
 the data set: by default 15 on Sports, where an epoch takes three times as long. Only
 the validation is read. ``benchmarks/recipes/<model>.yaml`` is the recipe that was
 found, ``benchmarks/results/search/<model>.json`` all that was tried. The same command
-goes on where a stopped or killed one was.
+goes on where a stopped or killed one was, on another machine from the latter file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.search.space import Space, assignments, load_space, write_recipe
 from benchmarks.search.study import Budget, Search
-from hellm_pyg.checkpoint import save_json
+from hellm_pyg.checkpoint import load_json, save_json
 from hellm_pyg.config import load_config
 
 HERE = Path(__file__).parent
@@ -118,7 +118,11 @@ def _search(
 ) -> None:
     """Searches on the first data set, carries to the others, writes what was found."""
     budget = Budget(args.trials, args.minutes)
-    search = Search(space, first, budget, args.runs / first / space.name)
+    path = args.results / f'{space.name}.json'
+    record = load_json(path, dict) if path.is_file() else {}
+    former = record.get('carried', {})
+    folder = args.runs / first / space.name
+    search = Search(space, first, budget, folder, record=record)
     search.run()
     points, found = {first: search.best}, search.to_dict()
     tries: dict[str, Any] = {}
@@ -129,11 +133,11 @@ def _search(
         own = space._replace(values={LR: rates})
         folder = args.runs / name / space.name
         few = Budget(len(rates), minutes)
-        tried = Search(own, name, few, folder, fixed)
+        tried = Search(own, name, few, folder, fixed, record=former.get(name))
         tried.run()
         points[name] = {**search.best, **tried.best}
         tries[name] = tried.to_dict()
-    save_json(args.results / f'{space.name}.json', {**found, 'carried': tries})
+    save_json(path, {**found, 'carried': tries})
     comment = _comment(space, found, tries)
     write_recipe(args.recipes / f'{space.name}.yaml', space, points, comment)
 

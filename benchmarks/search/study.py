@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,9 +60,11 @@ class Search:
         folder: Where the study and the running trial are kept.
         overrides: Changes of the recipe that are there before the search.
         train: What trains.
+        record: What :meth:`to_dict` returned, perhaps on another machine: where the
+            folder has no trials yet, the search goes on from its.
 
     Raises:
-        ValueError: If the folder holds another search.
+        ValueError: If the folder, or the record, holds another search.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Search:
         folder: Path,
         overrides: list[str] | None = None,
         train: Train = trials.train,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.space, self.dataset, self.budget = space, dataset, budget
         self.folder, self.train = folder, train
@@ -86,28 +89,57 @@ class Search:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(STARTUP - 1, WARMUP),
         )
-        self._claim()
+        self._claim(record or {})
 
-    def _claim(self) -> None:
+    def _claim(self, record: Mapping[str, Any]) -> None:
+        overrides = [*self.overrides, *self.space.overrides]
         task = {
             'space': self.space.values,
-            'recipe': to_dict(
-                load_config(self.space.recipe, [*self.overrides, *self.space.overrides])
-            ),
+            'config': to_dict(load_config(self.space.recipe, overrides)),
             'minutes': self.budget.minutes,
             'seed': self.budget.seed,
         }
+        where = f"'{self.folder}'"
         found = self.study.user_attrs.get('task')
-        if found is None:
-            self.study.set_user_attr('task', task)
-            return
-        old = parse(found['recipe'], Config, '', f"'{self.folder}'")
-        for key, value in {**found, 'recipe': to_dict(old)}.items():
-            if value != task[key]:
-                raise ValueError(
-                    f"'{self.folder}' holds a search with another '{key}': remove it "
-                    f'to search anew (got {task[key]}, there it is {value})'
-                )
+        recorded = found is None and task.keys() <= record.keys()
+        if recorded:
+            found = {key: record[key] for key in task}
+            where = f'The record of {self.space.name!r} on {self.dataset}'
+        if found is not None:
+            old = parse(found['config'], Config, '', where)
+            for key, value in {**found, 'config': to_dict(old)}.items():
+                if value != task[key]:
+                    raise ValueError(
+                        f"{where} holds a search with another '{key}': remove it "
+                        f'to search anew (got {task[key]}, there it is {value})'
+                    )
+        self.study.set_user_attr('task', task)
+        for run in record['runs'] if recorded else ():
+            self._remember(run)
+
+    def _remember(self, run: Mapping[str, Any]) -> None:
+        """Adds a trial of a record."""
+        outcome = trials.Outcome(run['state'], run['curve'], run['error'])
+        state, value = _verdict(outcome)
+        curve = {record['epoch']: record[trials.METRIC] for record in run['curve']}
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=value,
+                params=run['values'],
+                distributions=self._choices(),
+                user_attrs={'outcome': outcome._asdict()},
+                intermediate_values={
+                    r['epoch']: r[trials.METRIC] for r in run['curve']
+                },
+            )
+        )
+
+    def _choices(self) -> dict[str, BaseDistribution]:
+        return {
+            name: CategoricalDistribution(values)
+            for name, values in self.space.values.items()
+        }
 
     def done(self) -> list[FrozenTrial]:
         """The trials that have ended by themselves."""
@@ -152,16 +184,12 @@ class Search:
         return self._draw(0, left[random.integers(len(left))])
 
     def _draw(self, key: int | tuple[int, ...], fixed: dict[str, Any]) -> optuna.Trial:
-        choices: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(values)
-            for name, values in self.space.values.items()
-        }
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         sampler = TPESampler(seed=seed, n_startup_trials=STARTUP)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
             self.study.sampler = PartialFixedSampler(fixed, sampler)
-        return self.study.ask(choices)
+        return self.study.ask(self._choices())
 
     def _try(self, asked: optuna.Trial) -> None:
         text = json.dumps(asked.params, sort_keys=True)
@@ -180,12 +208,8 @@ class Search:
         shutil.rmtree(run_dir, ignore_errors=True)
 
     def _tell(self, number: int, outcome: trials.Outcome) -> None:
-        if outcome.state == 'failed':
-            self.study.tell(number, state=TrialState.FAIL)
-        elif outcome.state == 'pruned':
-            self.study.tell(number, state=TrialState.PRUNED)
-        else:
-            self.study.tell(number, outcome.value)
+        state, value = _verdict(outcome)
+        self.study.tell(number, value, state)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -205,6 +229,7 @@ class Search:
         """All trials with what they cost."""
         return {
             'recipe': self.space.recipe,
+            'config': self.study.user_attrs['task']['config'],
             'dataset': self.dataset,
             'trials': self.budget.trials,
             'minutes': self.budget.minutes,
@@ -225,6 +250,14 @@ class Search:
             f'trial {number} of {self.budget.trials}, {values}: {trials.METRIC} {text} '
             f'({record["state"]}, {record["epochs"]} epochs, {record["seconds"]:.0f} s)'
         )
+
+
+def _verdict(outcome: trials.Outcome) -> tuple[TrialState, float | None]:
+    if outcome.state == 'failed':
+        return TrialState.FAIL, None
+    if outcome.state == 'pruned':
+        return TrialState.PRUNED, None
+    return TrialState.COMPLETE, outcome.value
 
 
 def _counts(trial: FrozenTrial) -> bool:

@@ -229,7 +229,9 @@ class Trainer:
     def _epoch(self) -> None:
         state, accumulate = self.state, self.config.accumulate
         steps = self._steps(state.epoch)
+        began = time.perf_counter()
         self._begin()
+        state.seconds += time.perf_counter() - began
         share = self.loader.shard(self.accelerator.process_index, self._processes)
         batches = share.batches(state.step * accumulate)
         mark = (state.loss, state.targets, time.perf_counter())

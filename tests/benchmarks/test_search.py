@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,21 @@ def test_stopped_search_goes_on_as_if_it_had_not_been(
     assert again.to_dict() == search(tmp_path / 'whole', whole, 8).to_dict()
 
 
+@pytest.mark.parametrize('known', [1, 5])
+def test_search_goes_on_from_its_record(tmp_path: Path, known: int) -> None:
+    whole, parts = Trainings(), Trainings()
+    search(tmp_path / 'whole', whole, 8).run()
+    begun = search(tmp_path / 'begun', parts, known)
+    begun.run()
+    record = json.loads(json.dumps(begun.to_dict()))
+    again = search(tmp_path / 'again', parts, 8, record=record)
+    again.run()
+    assert [name for name, _ in parts.seen] == [name for name, _ in whole.seen]
+    assert again.to_dict() == search(tmp_path / 'whole', whole, 8).to_dict()
+    with pytest.raises(ValueError, match=r"record of 'lightgcn'.* another 'minutes'"):
+        Search(SPACE, 'beauty', Budget(8, 7), tmp_path / 'other', record=record)
+
+
 @pytest.mark.parametrize('end', ['set_user_attr', 'tell'])
 def test_kill_while_an_outcome_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
@@ -164,14 +180,14 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     search(tmp_path, Trainings(), 1).run()
     with pytest.raises(ValueError, match="holds a search with another 'minutes'"):
         Search(SPACE, 'beauty', Budget(1, 7), tmp_path, train=Trainings())
-    with pytest.raises(ValueError, match="holds a search with another 'recipe'"):
+    with pytest.raises(ValueError, match="holds a search with another 'config'"):
         search(tmp_path, Trainings(), overrides=['model.lambda_reg=0.5'])
 
 
 def test_a_search_that_began_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
     begun = search(tmp_path, Trainings(), 1)
     task = begun.study.user_attrs['task']
-    del task['recipe']['train']['refit']
+    del task['config']['train']['refit']
     begun.study.set_user_attr('task', task)
     search(tmp_path, Trainings(), 1).run()
 
@@ -213,12 +229,12 @@ def test_rates_of_the_carried_winner(rate: float, rates: list[float]) -> None:
 
 
 def shop_space(folder: Path, **changes: object) -> Path:
-    """A space over a recipe of a small shop with two data sets."""
+    """A space over a recipe of a small shop with three data sets."""
     config = load_config('sasrec', [*write_shop(folder), 'model.embedding_dim=8'])
     recipe = folder / 'recipe.yaml'
     save_config(config, recipe)
     with recipe.open('a') as file:
-        file.write('datasets: {beauty: {}, toys: {}}\n')
+        file.write('datasets: {beauty: {}, toys: {}, sports: {}}\n')
     raw = {
         'recipe': str(recipe),
         'space': {'train.lr': [0.001, 0.01], 'model.num_layers': [1, 2]},
@@ -264,7 +280,7 @@ def test_search_from_the_command_line_does_not_know_the_test_items(
             for record in run['curve']:
                 del record['seconds']
             del run['seconds']
-        del found[-1]['recipe']
+        del found[-1]['recipe'], found[-1]['config']
     assert found[0] == found[1]
     assert [run['epochs'] for run in found[0]['runs']] == [3]
     # The test items differ, and with them what is measured on them.
@@ -291,8 +307,8 @@ def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         return Outcome('time is up', curve)
 
     class Quick(Search):
-        def __init__(self, *positional: Any) -> None:
-            super().__init__(*positional, train=quick)
+        def __init__(self, *positional: Any, **named: Any) -> None:
+            super().__init__(*positional, train=quick, **named)
 
     monkeypatch.setattr(command, 'Search', Quick)
     everything = arguments(tmp_path, '--trials=4', '--carry', 'toys=9')
@@ -309,6 +325,14 @@ def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert results['carried']['toys']['best']['values'] == {'train.lr': 0.03}
     assert command.main(everything) == 0
     assert len(folders) == 7
+    shutil.rmtree(tmp_path / 'runs')  # a new machine has the committed results alone
+    assert command.main([*everything, 'sports=9']) == 0
+    assert folders[7:] == ['sports'] * 3
+    again = json.loads((tmp_path / 'results' / 'small.json').read_text())
+    assert again['carried'].pop('sports')
+    assert again == results
+    assert command.main(arguments(tmp_path, '--minutes=6')) == 1
+    assert len(folders) == 10
 
 
 @pytest.mark.parametrize('text', ['toys=', 'toys=soon', 'toys=0', 'toys=nan'])

@@ -57,7 +57,7 @@ class FREEDOM(GraphRecommender):
         feature_dims: Width of each modality.
         embedding_dim: Width :math:`D`.
         num_layers: Layers of LightGCN.
-        num_item_layers: Layers :math:`L_I` of the item graph.
+        num_item_layers: Layers :math:`L_I` of the item graph; 0 leaves it out.
         edge_dropout: Share of the interactions that an epoch leaves out.
         modality_weights: Weights :math:`\mu_m`, as in ``{'image': 0.1, 'text':
             0.9}`` of the article; None for equal ones that sum to 1.
@@ -133,6 +133,8 @@ class FREEDOM(GraphRecommender):
             user, item = z.split(self.bipartite.sizes)
         else:
             user, item = self.bipartite.propagate(data)
+        if self.num_item_layers == 0:
+            return user, item
         h = self.bipartite.embedding.weight[self.num_users :]
         matrix, transposed = self.item_graph(data)
         for _ in range(self.num_item_layers):
