@@ -47,13 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # equal shares. What was begun is not forgotten, though.
     for everything in (False, True):
         for space in spaces:
-            others = {
-                name: minutes
-                for name, minutes in carry.items()
-                if everything or (args.runs / name / space.name).is_dir()
-            }
             try:
-                _search(space, args.dataset, others, args)
+                _search(space, carry, everything, args)
             except ValueError as error:
                 failed.append(f'{space.name}: {error}')
                 print(failed[-1], file=sys.stderr)
@@ -114,10 +109,13 @@ def learning_rates(rate: float) -> list[float]:
 
 
 def _search(
-    space: Space, first: str, others: Mapping[str, float], args: argparse.Namespace
+    space: Space,
+    carry: Mapping[str, float],
+    everything: bool,
+    args: argparse.Namespace,
 ) -> None:
     """Searches on the first data set, carries to the others, writes what was found."""
-    budget = Budget(args.trials, args.minutes)
+    first, budget = args.dataset, Budget(args.trials, args.minutes)
     path = args.results / f'{space.name}.json'
     record = load_json(path, dict) if path.is_file() else {}
     former = record.get('carried', {})
@@ -126,7 +124,10 @@ def _search(
     search.run()
     points, found = {first: search.best}, search.to_dict()
     tries: dict[str, Any] = {}
-    for name, minutes in others.items():
+    for name, minutes in carry.items():
+        begun = name in former or (args.runs / name / space.name).is_dir()
+        if not (everything or begun):
+            continue
         fixed = assignments(search.best)
         rate = load_config(space.recipe, [f'dataset={name}', *fixed]).train.lr
         rates = learning_rates(rate)

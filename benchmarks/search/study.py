@@ -129,9 +129,7 @@ class Search:
                 params=run['values'],
                 distributions=self._choices(),
                 user_attrs={'outcome': outcome._asdict()},
-                intermediate_values={
-                    r['epoch']: r[trials.METRIC] for r in run['curve']
-                },
+                intermediate_values=curve,
             )
         )
 
