@@ -128,8 +128,10 @@ def _run_all(
 
 def _in_child(cell: Cell, protocols: list[list[str]], folder: Path) -> int:
     from benchmarks.cell import command, run_cell
+    from hellm_pyg.allocator import keep_freed_memory
     from hellm_pyg.config import load_config
 
+    keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         run_cell(cell, protocols, folder / f'{cell.key}.json')

@@ -99,8 +99,10 @@ def _epochs(path: Path, known: int) -> list[dict[str, Any]]:
 def main() -> None:
     child.follow_parent()
     from hellm_pyg import experiment
+    from hellm_pyg.allocator import keep_freed_memory
     from hellm_pyg.config import load_config
 
+    keep_freed_memory()
     run_dir, recipe, *overrides = sys.argv[1:]
     experiment.pretrain(load_config(recipe, overrides), run_dir)
 

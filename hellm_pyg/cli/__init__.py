@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hellm_pyg.allocator import keep_freed_memory
 from hellm_pyg.cli.application import Command, app
 from hellm_pyg.cli.checks import doctor
 from hellm_pyg.cli.evaluation import evaluate
@@ -30,4 +31,5 @@ app.add_typer(prepare, name='prepare')
 
 def main() -> None:
     """Entry point of ``hellm`` and ``python -m hellm_pyg``."""
+    keep_freed_memory()
     app(prog_name='hellm')
