@@ -73,7 +73,7 @@ def test_printed_numbers_stand_beside(shown: Table) -> None:
     rows = {row[0].text: row for row in shown.rows}
     assert rows['LightGCN'][2].interval == '(printed 0.0426†)'
     assert rows['LightGCN'][4].interval == ''  # nobody printed Books
-    assert rows['SASRec, BCE'][7].interval == '(printed 0.0374)'
+    assert rows['SASRec, BCE'][7].interval == '(printed 0.0374†)'
     assert rows['SASRec'][2].interval == ''
 
 
