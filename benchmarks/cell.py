@@ -17,6 +17,7 @@ from hellm_pyg import experiment
 from hellm_pyg.assembly import build_data
 from hellm_pyg.checkpoint import check_entries, load_json, save_json
 from hellm_pyg.config import Config, load_config, load_run_config, parse, to_dict
+from hellm_pyg.evaluation import Protocol
 from hellm_pyg.run_folder import LLM_FOLDER, MEMBERS, WEIGHTS
 from hellm_pyg.training.record import commit, peak_memory, versions
 
@@ -103,8 +104,10 @@ def compact(rank: Tensor) -> dict[str, str]:
     }
 
 
-def finished(cell: Cell, path: Path) -> bool:
-    """Whether the result is there, and of this very configuration.
+def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:
+    """Whether the result is there, of this very configuration and these protocols.
+
+    A result without a configuration is known by its overrides alone.
 
     Raises:
         ValueError: If the file is damaged.
@@ -120,7 +123,10 @@ def finished(cell: Cell, path: Path) -> bool:
         found: Config = parse(result['config'], Config, '', path.name)
     except ValueError:  # a key that has gone since
         return False
-    return _choices(found) == _choices(load_config(cell.recipe, cell.overrides))
+    check_entries(path, result, {'test': dict})
+    asked = {str(Protocol(history, mask)) for history, mask in protocols}  # type: ignore[arg-type]
+    own = load_config(cell.recipe, cell.overrides)
+    return set(result['test']) == asked and _choices(found) == _choices(own)
 
 
 def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:

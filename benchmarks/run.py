@@ -29,11 +29,12 @@ one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
-``benchmarks/results/<table>``. Finished cells are skipped, killed ones go on, a failed
-one leaves ``....failed.json`` there and does not stop the rest. The test items are read
-once a protocol, after validation has chosen the weights; with ``protocols: []`` they
-are left alone, and the report compares the cells on validation with ``base``, which is
-the name of a cell or of a point of its grid, as in ``knn-knn=5``.
+``benchmarks/results/<table>``. Cells that are finished under all protocols are skipped,
+killed ones go on, a failed one leaves ``....failed.json`` there and does not stop the
+rest. The test items are read for each protocol, after validation has chosen the
+weights; with ``protocols: []`` they are left alone, and the report compares the cells
+on validation with ``base``, which is the name of a cell or of a point of its grid, as
+in ``knn-knn=5``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen:
         print(f'no cell is like {shlex.join(args.only)}', file=sys.stderr)
         return 2
-    return _run_all(chosen, folder, argv, args.list)
+    return _run_all(chosen, table['protocols'], folder, argv, args.list)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +96,11 @@ def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
 
 
 def _run_all(
-    chosen: Sequence[Cell], folder: Path, argv: Sequence[str], only_list: bool
+    chosen: Sequence[Cell],
+    protocols: list[list[str]],
+    folder: Path,
+    argv: Sequence[str],
+    only_list: bool,
 ) -> int:
     from benchmarks.cell import command, finished
 
@@ -104,7 +109,7 @@ def _run_all(
         path = folder / f'{cell.key}.json'
         note = folder / f'{cell.key}.failed.json'
         try:
-            done = finished(cell, path)
+            done = finished(cell, protocols, path)
         except ValueError as error:
             if not only_list:
                 _note(note, cell, command(cell), str(error))

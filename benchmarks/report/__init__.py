@@ -13,5 +13,6 @@ part. What was read on validation alone (``protocols: []``) becomes a ladder: ea
 with what it changes against the base, which the table's file or ``--baseline`` names.
 A folder that is called ``search`` is of ``benchmarks.search``, and becomes a page of
 all budgets, spaces and trials; the winners behind the recipes of a table are told with
-it.
+it. What was trained on the validation items, too, stands in tables of its own and is
+not tested against the rest.
 """

@@ -87,7 +87,8 @@ UNTESTED = 'none, for validation alone was read'
 class Analysis:
     """Everything that is shown of a section.
 
-    Tests and slices are of the models, not of the points of a grid.
+    Tests and slices are of the models, not of the points of a grid. What was trained on
+    the validation items, too, is not tested and has slices of its own.
     """
 
     section: Section
@@ -123,8 +124,6 @@ def _compare(
     models: list[Model], values: Array, draws: Array, one: int, settings: Settings
 ) -> list[Comparison]:
     others = [i for i in range(len(models)) if i != one]
-    if not others:
-        return []
     # [n, models, metrics], [R, models, metrics]
     paired = values[:, others] - values[:, [one]]
     low, high = percentile_interval(draws[:, others] - draws[:, [one]], settings.level)
@@ -141,6 +140,8 @@ def _compare(
 
 
 def _references(models: list[Model], baselines: Sequence[str]) -> list[tuple[int, str]]:
+    if len(models) < 2:
+        return []
     found = []
     scores = [model.validation for model in models]
     if any(score is not None for score in scores):
@@ -150,6 +151,19 @@ def _references(models: list[Model], baselines: Sequence[str]) -> list[tuple[int
         if model.key in baselines and i not in [j for j, _ in found]:
             found.append((i, 'the chosen baseline'))
     return found
+
+
+def _tests(
+    models: list[Model],
+    values: Array,
+    draws: Array,
+    baselines: Sequence[str],
+    settings: Settings,
+) -> list[Tests]:
+    return [
+        Tests(models[one], why, _compare(models, values, draws, one, settings))
+        for one, why in _references(models, baselines)
+    ]
 
 
 def _slice_tables(
@@ -216,15 +230,26 @@ def analyse(
         for i, (row, _) in enumerate(kept):
             row.low, row.high = low[i], high[i]
         if protocol == section.protocols[0]:
-            plain = [i for i, (r, _) in enumerate(kept) if r.model in section.models]
-            models = [kept[i][0].model for i in plain]
-            values, draws = values[:, plain], draws[:, plain]
-            for one, why in _references(models, baselines):
-                compared = _compare(
-                    models, values[:, :, _TESTED], draws[:, :, _TESTED], one, settings
-                )
-                analysis.tests.append(Tests(models[one], why, compared))
-            known = load_users(section) if models else None
-            if known is not None:
-                analysis.slices = _slice_tables(known, models, values, settings)
+            models = [row.model for row, _ in kept]
+            plain, refits = (
+                [
+                    i
+                    for i, model in enumerate(models)
+                    if model in section.models and model.saw_validation is saw
+                ]
+                for saw in (False, True)
+            )
+            analysis.tests = _tests(
+                [models[i] for i in plain],
+                values[:, plain][:, :, _TESTED],
+                draws[:, plain][:, :, _TESTED],
+                baselines,
+                settings,
+            )
+            known = load_users(section) if plain or refits else None
+            for group in (plain, refits):
+                if known is not None and group:
+                    analysis.slices += _slice_tables(
+                        known, [models[i] for i in group], values[:, group], settings
+                    )
     return analysis

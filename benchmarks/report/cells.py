@@ -209,6 +209,11 @@ class Model:
         """Mean validation N@10, which chooses the reference."""
         return self.mean(self.validations('N@10'))
 
+    @property
+    def saw_validation(self) -> bool:
+        """Whether the validation items were trained on, of any seed."""
+        return any(result.saw_validation for result in self.results)
+
     def metrics(self, protocol: str) -> Array | None:
         """Metrics of each seed, of shape ``[seeds, 4]``."""
         rows = [
@@ -283,6 +288,8 @@ def _load(path: Path, *keys: str) -> dict[str, Any]:
 def load(folder: Path) -> list[Section]:
     """The results of a folder, a section a data set, in the order of validation.
 
+    The models that it cannot tell of, since they were trained on its items, come first.
+
     Raises:
         ValueError: If the folder holds no results, or a file is none.
     """
@@ -321,7 +328,10 @@ def _models(results: list[Result]) -> list[Model]:
         models.setdefault(result.name, Model(result.name, name)).results.append(result)
     for model in models.values():
         model.results.sort(key=lambda result: result.seed)
-    return sorted(models.values(), key=lambda m: (m.validation or 0.0, m.key))
+    return sorted(
+        models.values(),
+        key=lambda m: (not m.saw_validation, m.validation or 0.0, m.key),
+    )
 
 
 def _grids(results: list[Result], plan: Plan) -> dict[str, list[Model]]:

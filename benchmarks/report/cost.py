@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report import numbers
 from benchmarks.report.cells import Model
-from benchmarks.report.tables import Cell, Table, named
+from benchmarks.report.tables import Cell, Table, named, refitted
 
 COLUMNS = (
     'model',
@@ -23,13 +23,15 @@ COLUMNS = (
     'device',
 )
 CAPTION = (
-    'Validation N@10 chose the weights. Epochs of each seed; the rest means over '
-    'seeds. Training is without validation; that of a language model is without the '
-    'tables that it reads. Users are ranked against all items, at test where that was '
-    'read, else in the median validation; how fast another library ranks was not '
-    'measured. All parameters are with those of a frozen backbone, which the files of '
-    'the model are without. Memory is that of the process, or of its accelerator. '
-    'Times are of the device beside them, which may have done other work as well. '
+    'Validation N@10 is that of the weights that were kept. Epochs of each seed; the '
+    'rest means over seeds. Training is that of the epochs, of a language model '
+    'without the tables that it reads. Where no epochs are recorded, validation may be '
+    'in it: that of an ensemble is all that its members took, and the search of its '
+    'weights. Users are ranked against all items, at test where that was read, else in '
+    'the median validation; how fast another library ranks was not measured. All '
+    'parameters are with those of a frozen backbone, which the files of the model are '
+    'without. Memory is that of the process, or of its accelerator. Times are of the '
+    'device beside them, which may have done other work as well. '
     "'-' was not recorded."
 )
 
@@ -58,7 +60,8 @@ def training(models: Sequence[Model]) -> Table:
             ]
         )
     last = len(COLUMNS) - 1
-    return Table('Training', list(COLUMNS), body, CAPTION, words={last})
+    caption = CAPTION + refitted(models)
+    return Table('Training', list(COLUMNS), body, caption, words={last})
 
 
 def each(model: Model, key: str) -> str:

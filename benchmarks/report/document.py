@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from benchmarks.report.cells import Section, load
 from benchmarks.report.expectations import expectations
 from benchmarks.report.ladder import Ladder
 from benchmarks.report.names import title_of
+from benchmarks.report.outdated import outdated
 from benchmarks.report.prose import load_notes
 from benchmarks.report.search import Search, load_searches
 from benchmarks.report.summary import overview
@@ -21,16 +22,15 @@ from benchmarks.report.tables import Table
 SUMMARY = (
     'Metrics of full rankings, one held-out item a user: R is recall (hit rate), N '
     'is NDCG. The protocol says what is read (history) and what is not ranked '
-    '(mask). Weights and settings were chosen on validation; test items were read '
-    'once a protocol. Intervals and tests are over users, given the trained '
-    'models: they do not tell how much another seed would change, which the '
-    'deviations over seeds do. Printed numbers are those of others, and are '
-    'marked as such.'
+    '(mask). The harness lets validation choose the epoch of a model, or the weights '
+    'of an ensemble, unless it trains on the validation items, too, and reads the test '
+    'items at the end, for each protocol. Earlier looks at them are a matter of the '
+    'notes; a table of searches names the recipes that were searched. Intervals and '
+    'tests are over users, given the trained models: they do not tell how much another '
+    'seed would change, which the deviations over seeds do. Printed numbers are those '
+    'of others, and are marked as such.'
 )
-SEARCHED = (
-    'Every model gets the same number of trials of the same minutes. Validation '
-    'chooses; the test items were not read.'
-)
+SEARCHED = 'Searches of settings: validation chooses, and no test item is read.'
 SEARCH = 'search'  # folder of what benchmarks.search has left
 
 
@@ -105,10 +105,6 @@ def _summary(analysis: Analysis) -> str:
     return ', '.join(words) + '.'
 
 
-def _present(found: Iterable[Table | None]) -> list[Table]:
-    return [table for table in found if table is not None]
-
-
 def _searches(section: Section) -> list[Search]:
     """The searches that have written the recipes of a section."""
     recipes = [Path(result.get('recipe') or '') for result in section.results]
@@ -128,7 +124,7 @@ def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Par
     if found := _searches(section):
         records.append(search.budgets(found))
     if section.results:
-        records.append(tables.provenance(analysis))
+        records.append(tables.provenance(analysis, outdated(section)))
     remarks = []
     if analysis.tests and not analysis.slices:
         remarks.append(
@@ -144,8 +140,8 @@ def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Par
         analysis,
         rungs,
         [ladder.table(rungs)] if rungs else [],
-        _present(tables.metrics(analysis, p, settings) for p in analysis.tables),
-        _present(tables.points(analysis, p, settings) for p in analysis.tables),
+        [t for p in analysis.tables for t in tables.metrics(analysis, p, settings)],
+        [t for p in analysis.tables for t in tables.points(analysis, p, settings)],
         [tables.tests(analysis, one, settings) for one in analysis.tests],
         [tables.slices(part) for part in analysis.slices],
         expectations(analysis),
@@ -166,7 +162,8 @@ def build(
     Args:
         folders: Folders of results; one that is called 'search' is of searches.
         baselines: Cells that all others are compared with, besides the best on
-            validation; LightGCN where it is there if :obj:`None`.
+            validation; LightGCN where it is there if :obj:`None`. None that was trained
+            on the validation items, too.
         settings: How much is resampled.
 
     Raises:
@@ -176,7 +173,12 @@ def build(
     settings = settings or Settings()
     searches = [f for f in folders if f.resolve().name == SEARCH]
     sections = [s for folder in folders if folder not in searches for s in load(folder)]
-    known = {model.key for section in sections for model in section.shown}
+    known = {
+        model.key
+        for section in sections
+        for model in section.shown
+        if not model.saw_validation
+    }
     if missing := set(baselines or ()) - known:
         raise ValueError(
             f"'baseline' needs to be one of {sorted(known)} (got {sorted(missing)})"

@@ -80,10 +80,12 @@ def _interval(row: Row, metric: str) -> str:
 def _order(rows: Sequence[Expectation], metric: str) -> str:
     """How many pairs of printed rows come out as printed.
 
-    Of several models that stand for one row, validation chooses.
+    Of several models that stand for one row, validation chooses; it cannot choose
+    those that were trained on its items.
     """
     chosen: dict[str, Expectation] = {}
-    for one in sorted(rows, key=lambda one: one.row.model.validation or 0.0):
+    plain = [one for one in rows if not one.row.model.saw_validation]
+    for one in sorted(plain, key=lambda one: one.row.model.validation or 0.0):
         chosen[one.printed.model] = one
     pairs = [
         (a, b)

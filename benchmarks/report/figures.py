@@ -10,7 +10,7 @@ from benchmarks.report.analysis import Analysis, Row
 from benchmarks.report.cells import METRICS, Model
 from benchmarks.report.charts import Mark
 from benchmarks.report.ladder import Ladder
-from benchmarks.report.tables import ordered
+from benchmarks.report.tables import apart, left_out, of_group, ordered, refitted
 
 N10 = METRICS.index('N@10')
 
@@ -50,9 +50,11 @@ def accuracy(analysis: Analysis) -> list[Figure]:
     """Metrics with intervals under the headline protocol."""
     models = analysis.section.models
     table = analysis.tables.get(analysis.headline, [])
-    rows = [row for row in ordered(table) if row.model in models]
-    if len(rows) < 2:
-        return []
+    groups = apart([row for row in ordered(table) if row.model in models])
+    return [_accuracy(analysis, rows) for rows in groups if len(rows) > 1]
+
+
+def _accuracy(analysis: Analysis, rows: Sequence[Row]) -> Figure:
     plots = []
     for metric in ('N@10', 'R@10'):
         marks = []
@@ -67,7 +69,8 @@ def accuracy(analysis: Analysis) -> list[Figure]:
         f'Test, {analysis.headline}. Dot: mean over seeds; line: interval over users; '
         'strokes: seeds; open diamond: printed by others, under their protocol.'
     )
-    return [Figure('Accuracy', plots, caption)]
+    caption += refitted(row.model for row in rows)
+    return Figure(of_group('Accuracy', rows[0].model), plots, caption)
 
 
 def learning(analysis: Analysis) -> list[Figure]:
@@ -115,7 +118,11 @@ def learning(analysis: Analysis) -> list[Figure]:
 
 def cost(analysis: Analysis) -> list[Figure]:
     """Test N@10 against what it took."""
-    rows = {row.model.key: row for row in analysis.tables.get(analysis.headline, [])}
+    rows = {
+        row.model.key: row
+        for row in analysis.tables.get(analysis.headline, [])
+        if not row.model.saw_validation
+    }
     plots = []
     for label, attribute, write, wanted in (
         ('training time', 'training_seconds', numbers.duration, numbers.DURATIONS),
@@ -136,8 +143,10 @@ def cost(analysis: Analysis) -> list[Figure]:
     caption = (
         f'{analysis.headline}; means over seeds. The line joins the models that no '
         'cheaper one beats. What is only counted has no parameters; the training of a '
-        'language model is without that of the tables that it reads.'
+        'language model is without that of the tables that it reads, that of an '
+        'ensemble with the validation that chose its weights.'
     )
+    caption += left_out(analysis.section.models)
     return [Figure('Accuracy against cost', plots, caption)] if plots else []
 
 

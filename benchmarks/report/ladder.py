@@ -13,7 +13,7 @@ from benchmarks.report import numbers
 from benchmarks.report.cells import Model, Result, Section
 from benchmarks.report.cost import each
 from benchmarks.report.plan import load_plan
-from benchmarks.report.tables import Cell, Table, named
+from benchmarks.report.tables import Cell, Table, named, refitted
 
 METRICS = ('N@10', 'R@10')
 IGNORED = ('dataset', 'data.root', 'train.seed', 'train.save_minutes')  # no levers
@@ -198,5 +198,8 @@ def _caption(ladder: Ladder) -> str:
         words.append('One seed each: what another seed would change is not known.')
     else:
         words.append('Means over seeds, ± their standard deviation.')
-    words.append('Training is that of this cell alone, without validation.')
-    return ' '.join(words)
+    words.append(
+        'Training is that of the epochs of this cell alone; where none are recorded, '
+        'validation may be in it.'
+    )
+    return ' '.join(words) + refitted(ladder.models)

@@ -119,7 +119,7 @@ def budgets(found: Sequence[Search]) -> Table:
             [
                 Cell(search.name),
                 Cell(search.dataset + _origin(search, ', from')),
-                Cell(f'{search.trials} trials of {search.minutes:g} min'),
+                Cell(_budget(search)),
                 Cell(counts or 'none ended'),
                 Cell(numbers.duration(spent)),
                 Cell(f'{len(search.tried)} of {points:,}'),
@@ -129,8 +129,40 @@ def budgets(found: Sequence[Search]) -> Table:
         )
     columns = ['recipe', 'data', 'budget', 'outcomes', 'spent', 'points\ntried']
     columns += [f'validation\n{METRIC}', 'chosen']
-    caption = f'Validation {METRIC} chose; the test items were not read.'
+    caption = f'Validation {METRIC} chose; no test item was read by a search.'
+    caption += _equality(found) + _haste(found)
     return Table('Search', columns, body, caption, words={1, 2, 3, 7})
+
+
+def _budget(search: Search) -> str:
+    return f'{search.trials} trials of {search.minutes:g} min'
+
+
+def _equality(found: Sequence[Search]) -> str:
+    """Whether all searches of a data set were given the same."""
+    given: dict[str, dict[str, list[str]]] = {}
+    for search in found:
+        own = given.setdefault(search.dataset, {})
+        own.setdefault(_budget(search), []).append(search.name)
+    if len(given) == len(found):  # there is nothing to compare
+        return ''
+    told = ''
+    for dataset, own in given.items():
+        if len(own) > 1:
+            each = [f'{", ".join(names)}: {budget}' for budget, names in own.items()]
+            told += f' Budgets differ on {dataset} ({"; ".join(each)}).'
+    return told or ' On each data set all recipes were given the same budget.'
+
+
+def _haste(found: Sequence[Search]) -> str:
+    """What short trials favour, where they were short."""
+    states = Counter(trial.state for search in found for trial in search.tried)
+    if 2 * states['time is up'] <= states.total():
+        return ''
+    return (
+        ' Most trials ended because their time was up: short trials and pruning favour '
+        'settings that learn fast.'
+    )
 
 
 def trials(search: Search) -> Table:

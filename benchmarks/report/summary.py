@@ -9,7 +9,7 @@ from benchmarks.report import numbers
 from benchmarks.report.analysis import Analysis, Row
 from benchmarks.report.cells import METRICS
 from benchmarks.report.names import title_of
-from benchmarks.report.tables import Cell, Table, named, refitted
+from benchmarks.report.tables import Cell, Table, named, of_group, refitted
 from hellm_pyg.evaluation import HEADLINE
 
 SHOWN = ('R@10', 'N@10')
@@ -17,23 +17,41 @@ N10 = METRICS.index('N@10')
 
 
 def overview(analyses: Sequence[Analysis]) -> list[Table]:
-    """A table of experiments on several data sets: its models by these."""
+    """A table of experiments on several data sets: its models by these.
+
+    What was trained on the validation items, too, has a table of its own.
+    """
     found: dict[str, list[Analysis]] = {}
     for analysis in analyses:
         if str(HEADLINE) in analysis.tables:
             found.setdefault(analysis.section.table, []).append(analysis)
-    return [_overview(t, parts) for t, parts in found.items() if len(parts) > 1]
+    return [
+        _overview(table, parts, rows)
+        for table, parts in found.items()
+        if len(parts) > 1
+        for rows in (_rows(parts, saw) for saw in (False, True))
+        if rows
+    ]
 
 
-def _overview(table: str, parts: Sequence[Analysis]) -> Table:
+def _rows(parts: Sequence[Analysis], saw: bool) -> dict[str, dict[int, Row]]:
+    """By model and part, the rows of those that saw the validation items or did not."""
     rows: dict[str, dict[int, Row]] = {}
     for i, analysis in enumerate(parts):
         for row in analysis.tables[str(HEADLINE)]:
-            if row.model in analysis.section.models:
+            if row.model in analysis.section.models and row.model.saw_validation is saw:
                 rows.setdefault(row.model.key, {})[i] = row
+    return rows
+
+
+def _overview(
+    table: str, parts: Sequence[Analysis], rows: dict[str, dict[int, Row]]
+) -> Table:
     order = sorted(rows, key=lambda key: _rank(rows[key]), reverse=True)
     best = {
-        (i, metric): max(_value(own[i], metric) for own in rows.values() if i in own)
+        (i, metric): max(
+            (_value(own[i], metric) for own in rows.values() if i in own), default=0.0
+        )
         for i in range(len(parts))
         for metric in SHOWN
     }
@@ -55,8 +73,9 @@ def _overview(table: str, parts: Sequence[Analysis]) -> Table:
         'are several; seeds by data set where their numbers differ. Below: what others '
         'have printed, † under another protocol.'
     )
-    caption += refitted(next(iter(own.values())).model for own in rows.values())
-    return Table(f'Overview of {title_of(table)}', columns, body, caption)
+    models = [next(iter(own.values())).model for own in rows.values()]
+    title = of_group(f'Overview of {title_of(table)}', models[0])
+    return Table(title, columns, body, caption + refitted(models))
 
 
 def _value(row: Row, metric: str) -> float:

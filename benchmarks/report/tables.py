@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.report import numbers
@@ -57,8 +57,28 @@ def named(model: Model) -> Cell:
 
 def refitted(models: Iterable[Model]) -> str:
     """Says which models have had more to train on than the others."""
-    names = [m.name.label for m in models if any(r.saw_validation for r in m.results)]
+    names = [model.name.label for model in models if model.saw_validation]
     return f' Trained on the validation items, too: {"; ".join(names)}.' * bool(names)
+
+
+def left_out(models: Iterable[Model]) -> str:
+    """Says that such models are not compared, if there are any."""
+    if not any(model.saw_validation for model in models):
+        return ''
+    return ' What is trained on the validation items, too, is left out.'
+
+
+def apart(rows: Sequence[Row]) -> list[list[Row]]:
+    """The models that never saw a validation item, then those that did, if any."""
+    groups = [
+        [r for r in rows if r.model.saw_validation is saw] for saw in (False, True)
+    ]
+    return [group for group in groups if group]
+
+
+def of_group(title: str, model: Model) -> str:
+    """The title of what is shown of a group, by any model of it."""
+    return title + ', trained on the validation items, too' * model.saw_validation
 
 
 def between(low: float, high: float, write: Callable[[float], str]) -> str:
@@ -71,27 +91,27 @@ def ordered(rows: list[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.mean[METRICS.index('N@10')])
 
 
-def metrics(analysis: Analysis, protocol: str, settings: Settings) -> Table | None:
-    """Metrics under a protocol, the printed ones of the same models beside."""
+def metrics(analysis: Analysis, protocol: str, settings: Settings) -> list[Table]:
+    """Metrics under a protocol, the printed ones of the same models beside.
+
+    What was trained on the validation items, too, has a table of its own.
+    """
     models = analysis.section.models
-    rows = ordered([row for row in analysis.tables[protocol] if row.model in models])
-    return _metrics(f'Test, {protocol}', rows, protocol, settings)
+    rows = [row for row in analysis.tables[protocol] if row.model in models]
+    title = f'Test, {protocol}'
+    return [_metrics(title, group, protocol, settings) for group in apart(rows)]
 
 
-def points(analysis: Analysis, protocol: str, settings: Settings) -> Table | None:
-    """Metrics of the points of all grids."""
+def points(analysis: Analysis, protocol: str, settings: Settings) -> list[Table]:
+    """Metrics of the points of all grids, in tables like those of the models."""
     models = analysis.section.models
     rows = [row for row in analysis.tables[protocol] if row.model not in models]
-    return _metrics(
-        f'Points of the grids, {protocol}', ordered(rows), protocol, settings
-    )
+    title = f'Points of the grids, {protocol}'
+    return [_metrics(title, group, protocol, settings) for group in apart(rows)]
 
 
-def _metrics(
-    title: str, rows: list[Row], protocol: str, settings: Settings
-) -> Table | None:
-    if not rows:
-        return None
+def _metrics(title: str, rows: list[Row], protocol: str, settings: Settings) -> Table:
+    rows = ordered(rows)
     printed = [
         m for m in METRICS if any(r.printed and m in r.printed.metrics for r in rows)
     ]
@@ -128,7 +148,7 @@ def _metrics(
         caption += '. † printed under another protocol than this one'
     columns = ['model', 'seeds', *METRICS, *(f'printed\n{m}' for m in printed)]
     caption += '.' + refitted(row.model for row in rows)
-    return Table(title, columns, body, caption)
+    return Table(of_group(title, rows[0].model), columns, body, caption)
 
 
 def _several(rows: list[Row]) -> bool:
@@ -161,7 +181,8 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
         f'{analysis.headline}. Model minus {reference}, users paired, means over '
         f'seeds; {settings.level:.0%} bootstrap intervals; two-sided p-values of '
         f'{settings.signs:,} random signs of the differences (exact where all fit), '
-        f"and after Holm's correction over this table, bold below {SIGNIFICANT}.",
+        f"and after Holm's correction over this table, bold below {SIGNIFICANT}."
+        + left_out(analysis.section.models),
     )
 
 
@@ -187,11 +208,12 @@ def slices(part: SliceTable) -> Table:
         'N@10 with bootstrap intervals (none where no user has a hit), shaded by the '
         'share of the best of a column.'
     )
-    return Table(part.title, ['model', *columns], body, caption)
+    title = of_group(part.title, part.models[0])
+    return Table(title, ['model', *columns], body, caption + refitted(part.models))
 
 
-def provenance(analysis: Analysis) -> Table:
-    """Where each number comes from."""
+def provenance(analysis: Analysis, outdated: Sequence[str] = ()) -> Table:
+    """Where each number comes from, and which results are not of today's table."""
     body = [
         [
             Cell(result.name, code=True),
@@ -209,6 +231,12 @@ def provenance(analysis: Analysis) -> Table:
         f'{"; ".join(analysis.tables) or analysis.headline}. A second commit is that '
         'of the training. +changes: tracked files differed from the commit.'
     )
+    caption += refitted(analysis.section.everything)
+    if outdated:
+        caption += (
+            " Made with other settings or protocols than the table's file has now: "
+            f'{", ".join(outdated)}.'
+        )
     return Table('Provenance', columns, body, caption, words={2, 3, 4, 5})
 
 

@@ -93,6 +93,12 @@ def result(
     }
 
 
+def refit(name: str, rank: np.ndarray, **content: Any) -> dict[str, Any]:
+    """One result of a model that was trained on the validation items, too."""
+    config = {'train': {'split': 'train+val'}}
+    return {**result(name, rank, **content), 'config': config, 'validation': {}}
+
+
 def search(
     dataset: str, runs: list[dict[str, Any]], space: dict[str, list[Any]], best: int
 ) -> dict[str, Any]:

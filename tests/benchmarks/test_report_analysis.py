@@ -8,7 +8,7 @@ from benchmarks.report import users as users_module
 from benchmarks.report.analysis import TESTED, Analysis, Settings, analyse
 from benchmarks.report.cells import METRICS, load, per_user
 from benchmarks.report.users import Users
-from tests.benchmarks.fabricate import HEADLINE, TRAIN, ranks, result, write
+from tests.benchmarks.fabricate import HEADLINE, TRAIN, ranks, refit, result, write
 
 QUICK = Settings(resamples=400, signs=2000)
 FOUND = {
@@ -111,6 +111,34 @@ def test_models_without_ranks_have_numbers_but_no_intervals(folder: Path) -> Non
     assert row.low is None
     assert row.mean.shape == (4,)
     assert 'older' not in {r.model.key for r in analysis.tests[0].rows}
+
+
+def test_what_saw_the_validation_items_is_not_compared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = analyse(load(folder)[0], ['lightgcn'], QUICK).tests
+    for seed in (1, 2):
+        write(folder, refit('best_refit', ranks(500, 90, 5), seed=seed))
+    users = Users(np.full(500, 3), np.full(500, 7))
+    monkeypatch.setenv('HELLM_DATA', str(folder))
+    monkeypatch.setattr(users_module, '_count', lambda result: users)
+    analysis = analyse(load(folder)[0], ['lightgcn', 'best_refit'], QUICK)
+    assert 'best_refit' in {r.model.key for r in analysis.tables[HEADLINE]}
+    for one, other in zip(analysis.tests, plain, strict=True):
+        assert one.reference.key == other.reference.key
+        assert [r.model.key for r in one.rows] == [r.model.key for r in other.rows]
+        for a, b in zip(one.rows, other.rows, strict=True):  # the same Holm family
+            np.testing.assert_array_equal(a.adjusted, b.adjusted)
+    assert [[m.key for m in part.models] for part in analysis.slices] == [
+        *[['lightgcn', 'middle', 'best']] * 2,
+        *[['best_refit']] * 2,
+    ]
+
+
+def test_one_model_has_no_tests(tmp_path: Path) -> None:
+    write(tmp_path, result('alone', ranks(50, 1, 1)))
+    write(tmp_path, refit('alone_refit', ranks(50, 1, 2)))
+    assert analyse(load(tmp_path)[0], ['alone'], QUICK).tests == []
 
 
 def test_slices_are_means_over_their_users(

@@ -7,8 +7,19 @@ import pytest
 
 from benchmarks.report.__main__ import main
 from benchmarks.report.latex import escape
+from benchmarks.report.plan import PAPER
 from benchmarks.report.prose import blocks, spans
-from tests.benchmarks.fabricate import HEADLINE, ranks, result, search, trial, write
+from benchmarks.table import cells, load_table
+from tests.benchmarks.fabricate import (
+    HEADLINE,
+    TRAIN,
+    ranks,
+    refit,
+    result,
+    search,
+    trial,
+    write,
+)
 
 VOID = {'meta', 'br'}
 
@@ -44,8 +55,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for seed in (1, 2):
             rank = ranks(300, 1 + i, 10 * i + seed)
             write(folder, result(name, rank, seed=seed, epochs=3 + i))
-    more = {'config': {'train': {'split': 'train+val'}}, 'validation': {}}
-    write(folder, result('sasrec_refit', ranks(300, 1, 3), **more))
+    for name in ('sasrec_refit', 'hellm_refit'):
+        write(folder, refit(name, ranks(300, 90, len(name))))
     write(folder, result('popularity', ranks(300, 0.5, 1), validation={}))
     tuned = {'recipe': 'benchmarks/recipes/vbpr.yaml', 'dataset': 'toys'}
     write(folder, result('vbpr', ranks(200, 1, 1), **tuned))
@@ -101,10 +112,59 @@ def test_markdown(written: dict[str, str]) -> None:
     assert '| LightGCN | LightGCN | history=train, mask=train | 0.0426 |' in text
     cost = '| 10 s | 31 s | 600 | 3k | 27k | - | 803 MB | cpu, 2 threads |'
     assert f'| 3, 3 | 3, 3 {cost}' in text
-    refit = 'Trained on the validation items, too: SASRec, refit.'
-    assert text.count(refit) == 3  # two protocols, and the overview
     assert 'No slices' in text
     assert '`hellm pretrain lightgcn train.seed=2`' in text
+
+
+def test_what_saw_the_validation_items_stands_apart(written: dict[str, str]) -> None:
+    text = written['md'].split('## Toys')[0]
+    parts = re.split(r'^#{2,4} ', text, flags=re.MULTILINE)[1:]
+    own = {part.partition('\n')[0]: part for part in parts if 'SASRec, refit' in part}
+    shown = ['Overview of Table 1', f'Test, {HEADLINE}', f'Test, {TRAIN}']
+    alone = [f'{title}, trained on the validation items, too' for title in shown]
+    assert list(own) == [*alone, 'Training', 'Provenance']
+    for title, part in own.items():
+        assert re.search('Trained on the validation items, too: .*SASRec, refit', part)
+        assert ('**' in part) is (title in alone)
+    for title in shown:
+        (part,) = (part for part in parts if part.startswith(f'{title}\n'))
+        assert '**' in part
+    tests = [part for part in parts if part.startswith('Against')]
+    assert tests
+    for part in tests:
+        assert 'What is trained on the validation items, too, is left out.' in part
+    page = written['html']
+    assert '<h3>Accuracy, trained on the validation items, too</h3>' in page
+    scatter = page.split('aria-label="test N@10 against training time')[1]
+    assert 'refit<' not in scatter.split('</svg>')[0]
+
+
+def test_texts_hold_for_every_result(written: dict[str, str]) -> None:
+    text = written['md']
+    for claim in ('were chosen on validation', 'once a protocol', 'without validation'):
+        assert claim not in text
+    assert 'Earlier looks at them are a matter of the notes' in text
+    assert 'that of an ensemble is all that its members took' in text
+
+
+def test_results_of_other_settings_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('HELLM_DATA', raising=False)
+    folder = tmp_path / 'beauty'
+    (cell,) = (
+        cell
+        for cell in cells(load_table(PAPER / 'beauty.yaml'))
+        if cell.name == 'item_knn'
+    )
+    own = {'recipe': cell.recipe, 'overrides': cell.overrides, 'seed': cell.seed}
+    write(folder, result('item_knn', ranks(50, 1, 1), **own))
+    write(folder, result('popularity', ranks(50, 1, 2), **own))
+    write(folder, result('popularity', ranks(50, 1, 3), seed=1))  # no such seed there
+    assert main([str(folder), '--resamples', '20', '--signs', '20']) == 0
+    told = "other settings or protocols than the table's file has now: "
+    text = (folder / 'RESULTS.md').read_text()
+    assert f'{told}beauty-popularity-2024.\n' in text
 
 
 def test_page_is_whole_and_asks_for_nothing(written: dict[str, str]) -> None:
@@ -230,10 +290,11 @@ def test_report_of_nothing_is_refused(
     assert 'needs results' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['lightgnc', 'sasrec_refit'])
 def test_unknown_baseline_is_refused(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert main([str(folder), '--baseline', 'lightgnc']) == 2
+    assert main([str(folder), '--baseline', name]) == 2
     assert "'baseline' needs to be one of ['hellm_pre'," in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ from benchmarks.report.analysis import Settings, analyse
 from benchmarks.report.cells import load
 from benchmarks.report.expectations import expectations
 from benchmarks.report.tables import Table
-from tests.benchmarks.fabricate import TRAIN, metrics, ranks, result, write
+from tests.benchmarks.fabricate import TRAIN, metrics, ranks, refit, result, write
 
 QUICK = Settings(resamples=50, signs=20)
 
@@ -58,6 +58,15 @@ def test_validation_chooses_who_stands_for_a_row(folder: Path) -> None:
     content['validation']['metrics']['N@10'] = 0.95
     write(folder, content)
     assert '3 of 3 pairs' in found(folder)[0].caption
+
+
+def test_validation_cannot_choose_what_saw_its_items(folder: Path) -> None:
+    write(folder, refit('freedom_refit', ranks(400, 1, 1)))
+    (table,) = found(folder)
+    assert 'Trained on the validation items, too: FREEDOM, refit.' in table.caption
+    assert '2 of 3 pairs' in table.caption  # as without it
+    (folder / 'beauty-freedom-1.json').unlink()
+    assert '1 of 1 pair ' in found(folder)[0].caption
 
 
 def test_rows_of_another_protocol_are_left_out(folder: Path) -> None:

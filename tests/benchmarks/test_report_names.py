@@ -73,6 +73,7 @@ def test_titles_of_tables(table: str, title: str) -> None:
         ('lightgcn', 'LightGCN'),
         ('hellm', 'HeLLM'),
         ('hellm_8_layers', 'HeLLM'),
+        ('hellm_30_layers', 'HeLLM'),
         ('hellm_pre', 'HeLLM_pre'),
         ('hellm_pre_released', 'HeLLM_pre'),
         ('hellm_pre_no_u2u', 'HeLLM_pre w/o-U2U'),
@@ -98,6 +99,23 @@ def test_all_printed_rows_of_a_cell() -> None:
     assert [row.model for row in printed_all('hellm_pre', 'toys')] == ['HeLLM_pre']
 
 
+@pytest.mark.parametrize(
+    'cell',
+    [
+        'hellm_no_llm',
+        'hellm_no_llm_small',
+        'hellm_random',
+        'hellm_frozen',
+        'hellm_trained-lr=0.001',
+        'hellm_no_text',
+        'hellm_refit',
+        'hellm_pre_refit',
+    ],
+)
+def test_printed_rows_of_hellm_are_of_no_other_model(cell: str) -> None:
+    assert printed_all(cell, 'beauty') == []
+
+
 def test_cells_without_a_printed_row() -> None:
     assert printed_all('sasrec', 'beauty') == []
     assert printed_for('sasrec', 'beauty') is None
@@ -110,6 +128,7 @@ def test_printed_numbers_are_whole_and_plausible() -> None:
     assert sizes == [10, 8, 2, 4]
     graph, language = Protocol('train', 'train'), Protocol('train+val', 'none')
     protocols = {str(graph), str(language), str(Protocol())}
+    protocols.add(f'{Protocol()} (scored 0)')  # instead of not being ranked
     for dataset in ('beauty', 'sports', 'toys'):
         for _, rows in printed_rows(dataset):
             for row in rows:
@@ -121,6 +140,13 @@ def test_printed_numbers_are_whole_and_plausible() -> None:
                 if {'R@10', 'R@20'} <= set(value):
                     assert value['R@10'] < value['R@20']
                     assert value['N@10'] < value['N@20']
+
+
+def test_seen_items_that_are_scored_0_are_another_protocol() -> None:
+    for cell in ('popularity', 'gru4rec', 'sasrec_bce'):
+        found = printed_for(cell, 'toys')
+        assert found is not None
+        assert found.protocol == f'{Protocol()} (scored 0)'
 
 
 def test_rows_of_both_tables_agree() -> None:

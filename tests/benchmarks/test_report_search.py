@@ -62,6 +62,29 @@ def test_budgets(folder: Path) -> None:
     ]
 
 
+def test_budgets_are_compared(folder: Path) -> None:
+    (one, other) = load_searches(folder)
+    assert 'budget' not in budgets([one, other]).caption  # one a data set
+    same = one._replace(name='sasrec')
+    told = ' On each data set all recipes were given the same budget.'
+    assert told in budgets([one, same, other]).caption
+    longer = one._replace(name='bm3', minutes=15)
+    caption = budgets([one, longer, same, other]).caption
+    assert told not in caption
+    assert (
+        ' Budgets differ on beauty (vbpr, sasrec: 5 trials of 5 min; bm3: 5 trials of '
+        '15 min).'
+    ) in caption
+
+
+def test_short_trials_are_told(folder: Path) -> None:
+    one = load_searches(folder)[0]
+    assert 'learn fast' not in budgets([one]).caption
+    late = [trial._replace(state='time is up') for trial in one.tried[:3]]
+    caption = budgets([one._replace(tried=[*late, one.tried[3]])]).caption
+    assert 'short trials and pruning favour settings that learn fast.' in caption
+
+
 def test_trials(folder: Path) -> None:
     first, carried = map(trials, load_searches(folder))
     assert (first.title, carried.title) == ('vbpr, beauty', 'vbpr, toys')
@@ -104,7 +127,8 @@ def test_page_of_searches(folder: Path) -> None:
     assert main([str(folder)]) == 0
     text = (folder / 'RESULTS.md').read_text()
     assert '## vbpr, toys' in text
-    assert 'test items were not read' in text
+    assert 'no test item was read by a search' in text
+    assert 'Every model gets' not in text
     assert 'Intervals and tests' not in text
     page = (folder / 'RESULTS.html').read_text()
     assert page.count('<summary>vbpr, ') == 2

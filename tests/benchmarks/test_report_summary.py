@@ -7,7 +7,7 @@ from benchmarks.report.analysis import Analysis, Settings, analyse
 from benchmarks.report.cells import load, per_user
 from benchmarks.report.summary import overview
 from benchmarks.report.tables import Table
-from tests.benchmarks.fabricate import HEADLINE, TRAIN, ranks, result, write
+from tests.benchmarks.fabricate import HEADLINE, TRAIN, ranks, refit, result, write
 
 QUICK = Settings(resamples=20, signs=20)
 
@@ -73,8 +73,25 @@ def test_printed_numbers_stand_beside(shown: Table) -> None:
     rows = {row[0].text: row for row in shown.rows}
     assert rows['LightGCN'][2].interval == '(printed 0.0426†)'
     assert rows['LightGCN'][4].interval == ''  # nobody printed Books
-    assert rows['SASRec, BCE'][7].interval == '(printed 0.0374)'
+    assert rows['SASRec, BCE'][7].interval == '(printed 0.0374†)'
     assert rows['SASRec'][2].interval == ''
+
+
+def test_what_saw_the_validation_items_has_its_own_overview(tmp_path: Path) -> None:
+    for dataset in ('beauty', 'toys'):
+        write(tmp_path, result('sasrec', ranks(90, 1, 1), dataset=dataset))
+    write(tmp_path, refit('sasrec_refit', ranks(90, 50, 1), dataset='toys'))
+    plain, refits = overview(found(tmp_path))
+    assert [row[0].text for row in plain.rows] == ['SASRec']
+    assert all(cell.best for cell in plain.rows[0][2:])
+    assert 'validation items' not in plain.title + plain.caption
+    assert refits.title == f'{plain.title}, trained on the validation items, too'
+    assert refits.caption.endswith('items, too: SASRec, refit.')
+    (row,) = refits.rows
+    assert [(cell.text == '-', cell.best) for cell in row[2:]] == [
+        *[(True, False)] * 2,
+        *[(False, True)] * 2,
+    ]
 
 
 def test_one_data_set_needs_no_overview(tmp_path: Path) -> None:

@@ -27,13 +27,16 @@ ROOT = Path(__file__).parents[2]
 TABLES = sorted((ROOT / 'benchmarks' / 'paper').glob('*.yaml'))
 
 
+PROTOCOLS = [['train+val', 'seen'], ['train', 'none']]
+
+
 def write_table(folder: Path, cells: dict, **keys: object) -> Path:
     """A table over a small shop's files, under the data set 'beauty'."""
     shop = write_shop(folder)
     common = {
         'datasets': ['beauty'],
         'seeds': [1],
-        'protocols': [['train+val', 'seen'], ['train', 'none']],
+        'protocols': PROTOCOLS,
         'overrides': [*shop, 'eval.ks=[5]', 'train.metric=N@5'],
         'runs': str(folder / 'runs'),
     }
@@ -201,7 +204,7 @@ def test_result_says_where_it_comes_from(result: tuple[Cell, Path, dict]) -> Non
     }
     command = found['command'].split(' ')
     assert command[:3] == ['hellm', 'pretrain', cell.recipe]
-    assert finished(cell, path)
+    assert finished(cell, PROTOCOLS, path)
 
 
 def test_ranks_give_the_metrics_again(result: tuple[Cell, Path, dict]) -> None:
@@ -227,18 +230,31 @@ def test_result_of_another_configuration_is_not_taken(
     result: tuple[Cell, Path, dict], tmp_path: Path
 ) -> None:
     cell, path, found = result
-    assert not finished(cell, tmp_path / 'none.json')
+    assert not finished(cell, PROTOCOLS, tmp_path / 'none.json')
     other = [*cell.overrides, 'train.lr=0.5']
-    assert not finished(cell._replace(overrides=other), path)
+    assert not finished(cell._replace(overrides=other), PROTOCOLS, path)
     later = [*cell.overrides, 'train.save_minutes=1']
-    assert finished(cell._replace(overrides=later), path)
+    assert finished(cell._replace(overrides=later), PROTOCOLS, path)
     old = tmp_path / 'old.json'
     kept = {'recipe': cell.recipe, 'overrides': cell.overrides}
     old.write_text(json.dumps(kept))
-    assert finished(cell, old)
-    assert not finished(cell._replace(overrides=other), old)
+    assert finished(cell, PROTOCOLS, old)
+    assert not finished(cell._replace(overrides=other), PROTOCOLS, old)
     old.write_text(json.dumps({**found, 'config': {'gone': 1}}))
-    assert not finished(cell, old)
+    assert not finished(cell, PROTOCOLS, old)
+
+
+def test_result_of_other_protocols_is_not_taken(
+    result: tuple[Cell, Path, dict], tmp_path: Path
+) -> None:
+    cell, path, found = result
+    assert finished(cell, PROTOCOLS[::-1], path)
+    assert not finished(cell, PROTOCOLS[:1], path)
+    assert not finished(cell, [*PROTOCOLS, ['train', 'train']], path)
+    assert not finished(cell, [], path)
+    (tmp_path / 'a.json').write_text(json.dumps({**found, 'test': None}))
+    with pytest.raises(ValueError, match=r"a\.json' is damaged"):
+        finished(cell, PROTOCOLS, tmp_path / 'a.json')
 
 
 @pytest.mark.parametrize(
