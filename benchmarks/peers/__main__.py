@@ -65,6 +65,7 @@ class Peer(NamedTuple):
 
 PEERS = {
     'rectools_sasrec': Peer('rectools', 'rectools_sasrec.py'),
+    'rectools_sasrec_refit': Peer('rectools', 'rectools_sasrec.py', ('--refit',)),
     'implicit_als': Peer('implicit', 'implicit_factors.py', ('--model=als',)),
     'implicit_bpr': Peer('implicit', 'implicit_factors.py', ('--model=bpr',)),
     'cornac_vbpr': Peer('cornac', 'cornac_vbpr.py'),
@@ -116,15 +117,17 @@ def result(peer: Peer, data: HeteroData, run: Path) -> dict[str, Any]:
         ValueError: If there are no lists, or they do not fit the data.
     """
     info = json.loads((run / INFO).read_text())
-    lists = {name: _read(run / f'lists-{name}.npy') for name in MASKS}
-    trained = lists['train']
-    if trained is None:
-        raise ValueError(f"'{run}' needs lists made from the training items (got none)")
-    validation = score_lists(data, trained, 'val', Protocol())
+    lists = _read(run)
+    metrics: dict[str, float] = {}
+    if info['settings'].get('train') != {'split': 'train+val'}:
+        if 'train' not in lists:
+            raise ValueError(
+                f"'{run}' needs lists made from the training items (got none)"
+            )
+        metrics = score_lists(data, lists['train'], 'val', Protocol()).metrics
     tested: list[Evaluation] = [
         score_lists(data, own, 'test', Protocol(history, mask))  # type: ignore[arg-type]
         for history, own in lists.items()
-        if own is not None
         for mask in MASKS[history]
     ]
     num_items = int(data['item'].num_nodes)
@@ -146,18 +149,23 @@ def result(peer: Peer, data: HeteroData, run: Path) -> dict[str, Any]:
         },
         'peak_memory_bytes': info['validation']['peak_memory_bytes'],
         'validation': {
-            'metrics': validation.metrics,
+            'metrics': metrics,
             'protocol': {'split': 'val', 'history': 'train', 'mask': 'seen'},
             **info['validation'],
         },
-        'lists': {'length': trained.size(1)},
+        'lists': {'length': max(own.size(1) for own in lists.values())},
         'test': test,
         'ranks': {str(one.protocol): compact(one.rank) for one in tested},
     }
 
 
-def _read(path: Path) -> Tensor | None:
-    return torch.from_numpy(np.load(path)).long() if path.is_file() else None
+def _read(run: Path) -> dict[str, Tensor]:
+    paths = {name: run / f'lists-{name}.npy' for name in MASKS}
+    return {
+        name: torch.from_numpy(np.load(path)).long()
+        for name, path in paths.items()
+        if path.is_file()
+    }
 
 
 def _own_environment() -> Mapping[str, str]:

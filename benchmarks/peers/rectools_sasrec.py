@@ -9,7 +9,9 @@ names for Amazon Beauty, Sports and Toys; the run files of its authors' reposito
 
 It is trained on the training items. Validation items choose the epoch and are, with the
 training items, what is read for ``history=train+val``. Items that nobody trained on
-have no vector: the library neither reads nor lists them.
+have no vector: the library neither reads nor lists them. With ``--refit`` a second
+model is trained on the validation items, too, for as many epochs as they chose for the
+first, and the lists are its.
 
 What the library does, where it differs from a textbook's pre-norm transformer (read off
 the sources of 0.19.0):
@@ -66,6 +68,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=2024)
     parser.add_argument('--epochs', type=int, default=200)
     parser.add_argument('--patience', type=int, default=50, help='epochs')
+    parser.add_argument('--refit', action='store_true')
     parser.add_argument('--metric', choices=('N@10', 'R@10'), default='N@10')
     parser.add_argument('--factors', type=int, default=64)
     parser.add_argument('--blocks', type=int, default=1)
@@ -174,6 +177,20 @@ def lists(model: SASRecModel, frame: pd.DataFrame, split: exchange.Split) -> np.
     return best
 
 
+def make_trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        deterministic=True,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        logger=False,
+        num_sanity_val_steps=0,
+        devices=1,
+        callbacks=callbacks,
+    )
+
+
 def main() -> None:
     args = arguments()
     warnings.filterwarnings('ignore')
@@ -195,28 +212,25 @@ def main() -> None:
     def mask(frame: pd.DataFrame) -> np.ndarray:
         return is_validation(frame, split.val)
 
-    model = SASRecModel(**settings, get_val_mask_func=mask)
-    model._trainer = trainer = Trainer(
-        max_epochs=args.epochs,
-        deterministic=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        logger=False,
-        num_sanity_val_steps=0,
-        devices=1,
-        callbacks=[keep],
-    )
     began = time.perf_counter()
-    model.fit(Dataset.construct(interactions(split, 'train+val')))
-    seconds = time.perf_counter() - began
+    known = Dataset.construct(interactions(split, 'train+val'))
+    model = SASRecModel(**settings, get_val_mask_func=mask)
+    model._trainer = trainer = make_trainer(args.epochs, [keep])
+    model.fit(known)
     fitted = next(c for c in model.fit_trainer.callbacks if isinstance(c, KeepBest))
+    if args.refit:
+        seed_everything(args.seed, workers=True)
+        model = SASRecModel(**settings)
+        model._trainer = make_trainer(fitted.best[1], [])
+        model.fit(known)
+        settings['train'] = {'split': 'train+val'}
+    seconds = time.perf_counter() - began
     network = model.lightning_model.torch_model
     exchange.write_answer(
         args.folder,
         {
             name: lists(model, interactions(split, name), split)
-            for name in ('train', 'train+val')
+            for name in ('train', 'train+val')[args.refit :]
         },
         {
             'versions': exchange.versions(

@@ -11,6 +11,7 @@ import torch
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import environments, exchange
 from benchmarks.peers.lists import missed, score_lists, to_split
+from benchmarks.report.cells import Result
 from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.transforms import LeaveOneOut
@@ -144,19 +145,24 @@ parser.add_argument('folder', type=Path)
 parser.add_argument('--kind')
 parser.add_argument('--seed', type=int)
 parser.add_argument('--fail', action='store_true')
+parser.add_argument('--refit', action='store_true')
 args = parser.parse_args()
 if args.fail:
     sys.exit(3)
 split = exchange.read_split(args.folder)
 count = np.bincount(split.item, minlength=split.num_items) + 1e-3 * args.seed
 lists = exchange.top_items(np.ones((split.num_users, 1)), count[:, None], 6)
+settings = {'kind': args.kind}
+if args.refit:
+    settings['train'] = {'split': 'train+val'}
 answer = {
     'versions': {'popular': '1.0'},
-    'settings': {'kind': args.kind},
+    'settings': settings,
     'trained_parameters': 0,
     'validation': {'seconds': 0.5, 'peak_memory_bytes': exchange.peak_memory()},
 }
-exchange.write_answer(args.folder, {'train': lists}, answer)
+history = 'train+val' if args.refit else 'train'
+exchange.write_answer(args.folder, {history: lists}, answer)
 """
 
 
@@ -201,6 +207,18 @@ def test_command_leaves_a_result(checkout):
         assert numbers['missed'] > 0
     assert result['validation']['metrics']['N@10'] > 0
     assert '--seed 5' in result['command']
+
+
+def test_a_peer_that_was_trained_on_validation_items_has_no_numbers_of_them(checkout):
+    assert peers.main([*ARGUMENTS, '--refit']) == 0
+    path = checkout / 'results' / 'tiny-popular-2024.json'
+    result = json.loads(path.read_text())
+    assert result['validation']['metrics'] == {}
+    assert set(result['test']) == {
+        'history=train+val, mask=seen',
+        'history=train+val, mask=none',
+    }
+    assert Result(path, result).saw_validation
 
 
 def test_failed_peer_leaves_none(checkout, capfd):
