@@ -6,7 +6,8 @@
 One command makes the library's own environment (``cache/peers/<library>``), writes the
 split into ``runs/<dataset>/<peer>/<seed>`` without the test items, runs the peer's
 script in its own process, and scores the lists that it leaves. The result lies beside
-those of ``benchmarks.run``, in the same form: ``<dataset>-<peer>-<seed>.json``.
+those of ``benchmarks.run``, in the same form: ``<dataset>-<peer>-<seed>.json``, for
+which ``--results benchmarks/results/table1`` names the table's folder.
 Further arguments go to the script; ``--help`` of it shows them:
 
     cache/peers/rectools/bin/python benchmarks/peers/rectools_sasrec.py --help
