@@ -175,7 +175,7 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
         found = _choose_weights(config, members, data, accelerator)
     else:
         former = former_run(config, data, ids)
-        found['weights'] = chosen_weights(former, config.ensemble.members)
+        found['weights'] = chosen_weights(former, folders)
         found['refit'] = validation(former)
         claim(run_dir, config, accelerator.is_main_process)
     if accelerator.is_main_process:
