@@ -169,6 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError as error:  # of JSON and of unknown ids, too
             status, body = 400, {'error': str(error)}
         except Exception as error:
+            self.close_connection = True  # of what it has sent, some may be left
             status, body = 500, {'error': repr(error)}
         text = json.dumps(body).encode()
         self.send_response(status)

@@ -130,7 +130,8 @@ def _layer(own: _Pass, llm: LLMConfig, shape: BackboneShape) -> int:
         # Norms in fp32 are rounded once for each of the maps that read them.
         kept += 3 * own.size * hidden
     # LoRA keeps the mask and the result of the dropout on each input.
-    kept += (own.size + 1) * sum(width for width, _ in lora_maps(llm, shape))
+    adapted = (lora_maps(llm, shape, layer) for layer in range(shape.num_layers))
+    kept += (own.size + 1) * max(sum(width for width, _ in maps) for maps in adapted)
     return own.tokens * (kept + _scores(own, llm, shape))
 
 

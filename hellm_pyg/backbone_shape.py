@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +88,9 @@ class BackboneShape:
         return self.vocab_size * self.hidden_size + norms
 
 
+# Maps of a layer's attention; the others are those of its feed-forward part.
+ATTENTION = ('q_proj', 'k_proj', 'v_proj', 'o_proj')
+
 KNOWN = {
     'SmolLM2-135M-Instruct': BackboneShape(576, 30, 9, 3, 64, 1536, 49152),
     'meta-llama/Llama-2-7b-hf': BackboneShape(4096, 32, 32, 32, 128, 11008, 32000),
@@ -146,15 +150,39 @@ def lora_parameters(llm: LLMConfig, shape: BackboneShape) -> int:
     rank = parse((llm.lora or {}).get('r', 8), int, 'llm.lora.r', 'LoraConfig')
     if rank < 1:
         raise ValueError(f"'llm.lora.r' needs to be at least 1 (got {rank})")
-    return shape.num_layers * sum(rank * (a + b) for a, b in lora_maps(llm, shape))
+    maps = [
+        m for layer in range(shape.num_layers) for m in lora_maps(llm, shape, layer)
+    ]
+    return sum(rank * (a + b) for a, b in maps)
 
 
-def lora_maps(llm: LLMConfig, shape: BackboneShape) -> list[tuple[int, int]]:
-    """Returns input and output width of the maps of a layer that LoRA adapts."""
+def lora_maps(
+    llm: LLMConfig, shape: BackboneShape, layer: int
+) -> list[tuple[int, int]]:
+    """Returns input and output width of the maps of a layer that LoRA adapts.
+
+    They are those that PEFT finds: a list holds ends of full names, as
+    ``layers.0.self_attn.q_proj`` is one, a text is a regular expression for all of it.
+    """
     if llm.lora is None:
         return []
     given, key = llm.lora.get('target_modules'), 'llm.lora.target_modules'
-    names = parse(given, list[str] | str | None, key, 'LoraConfig')
-    names = names or ['q_proj', 'v_proj']
-    maps = shape.maps
-    return [maps[name] for name in maps if names == 'all-linear' or name in names]
+    targets = parse(given, list[str] | str | None, key, 'LoraConfig')
+    targets = targets or ['q_proj', 'v_proj']
+    try:
+        pattern = re.compile(targets if isinstance(targets, str) else '')
+    except re.error as error:
+        raise ValueError(
+            f"'{key}' needs to be names, 'all-linear' or a regular expression (got "
+            f'{targets!r}): {error}'
+        ) from None
+
+    def is_adapted(name: str) -> bool:
+        full = f'layers.{layer}.{"self_attn" if name in ATTENTION else "mlp"}.{name}'
+        if targets == 'all-linear':
+            return True
+        if isinstance(targets, str):
+            return pattern.fullmatch(full) is not None
+        return any(f'.{full}'.endswith(f'.{target}') for target in targets)
+
+    return [widths for name, widths in shape.maps.items() if is_adapted(name)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import re
 import sys
 import warnings
@@ -15,35 +13,12 @@ from pathlib import Path
 
 import torch
 
-import hellm_pyg
-
-PACKAGES = (
-    'torch',
-    'torch-geometric',
-    'torch-sparse',
-    'torch-scatter',
-    'transformers',
-    'peft',
-    'accelerate',
-    'bitsandbytes',
-    'faiss-cpu',
-    'faiss-gpu',
-    'numpy',
-    'pyarrow',
-    'safetensors',
-    'tensorboard',
-)
-
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that matter, ``'-'`` where absent."""
-    found = {'hellm_pyg': hellm_pyg.__version__, 'python': platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = '-'
-    return found
+    from hellm_pyg.training import record
+
+    return {**dict.fromkeys(('python', *record.PACKAGES), '-'), **record.versions()}
 
 
 def devices() -> dict[str, str]:
@@ -56,7 +31,9 @@ def devices() -> dict[str, str]:
         found['cpu'] += f', {format_bytes(memory)}'
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        bf16 = 'bf16' if torch.cuda.is_bf16_supported() else 'no bf16'
+        with torch.cuda.device(index):  # the question is about the current one
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = 'bf16' if native else 'no bf16'
         found[f'cuda:{index}'] = (
             f'{device.name}, {format_bytes(device.total_memory)}, {bf16}'
         )

@@ -32,18 +32,23 @@ from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, choose_weights, evaluate
 from hellm_pyg.held_out import TRAINED_ON, check_held_out
 from hellm_pyg.keys import in_words_of
-from hellm_pyg.refit import chosen_epochs, chosen_weights, validation
+from hellm_pyg.refit import chosen_epochs, chosen_weights, former_run, validation
 from hellm_pyg.run_folder import (
     CONFIG,
+    FILES,
     IDS,
     METRICS,
     WEIGHTS,
     changed_members,
     check_data,
     check_finished,
+    check_members,
+    check_unchanged,
     claim,
     copies,
     copy_members,
+    differing,
+    is_without_state,
     load_members,
     load_model,
     read_metrics,
@@ -163,12 +168,15 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
         return dict(read_metrics(run_dir)['metrics'])
     accelerator, data, ids = _prepare(config)
     members = load_members(folders, config, data, ids)
+    check_members(folders, data)
     found: dict[str, Any] = {'metrics': {}}
     if config.train.refit is None:
         claim(run_dir, config, accelerator.is_main_process)
         found = _choose_weights(config, members, data, accelerator)
     else:
-        found |= {'weights': chosen_weights(config), 'refit': validation(config)}
+        former = former_run(config, data, ids)
+        found['weights'] = chosen_weights(former, folders)
+        found['refit'] = validation(former)
         claim(run_dir, config, accelerator.is_main_process)
     if accelerator.is_main_process:
         copy_members(folders, run_dir)
@@ -250,6 +258,7 @@ def _summary(
         'seed': config.train.seed,
         'versions': versions(),
         'commit': commit(),
+        'split_fingerprint': data.split_fingerprint,
         'settings': {
             **{key: sections[key] for key in ('ensemble', 'eval')},
             'train': {k: sections['train'][k] for k in ('max_len', 'metric', 'refit')},
@@ -301,13 +310,16 @@ def _train(
 ) -> dict[str, float]:
     from hellm_pyg.training import Trainer
 
+    former = config.train.refit and former_run(config, data, ids)
     loader = build_loader(config, data, model)
     if loader is not None:
+        if is_without_state(run_dir):
+            check_unchanged(run_dir, data)
+            logger.info('%s: finished before, nothing is done', run_dir)
+            return dict(read_metrics(run_dir)['metrics'])
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
-        last_epoch = None
-        if config.train.refit is not None:
-            last_epoch = chosen_epochs(config)
-            settings |= {'last_epoch': last_epoch, 'refit': validation(config)}
+        if former:
+            settings['refit'] = validation(former)
         with in_words_of(TrainConfig, 'train'):
             trainer = Trainer(
                 model,
@@ -319,13 +331,16 @@ def _train(
                 ids,
                 settings,
                 accelerator=accelerator,
-                last_epoch=last_epoch,
+                last_epoch=chosen_epochs(former) if former else None,
             )
         return trainer.fit()
     model.fit(data)
     found: dict[str, Any] = {'metrics': {}}
     if config.train.split == 'train':
         found = _evaluate(config, model, data, 'val', accelerator).to_dict()
+    if former:
+        found['refit'] = validation(former)
+    found['split_fingerprint'] = data.split_fingerprint
     if accelerator.is_main_process:
         checkpoint.save_tensors(run_dir / WEIGHTS, model.state_dict())
         checkpoint.save_json(run_dir / METRICS, found)
@@ -387,7 +402,9 @@ def evaluate_run(
     """Ranks every user's held-out item and keeps the result with the run.
 
     Metrics go to ``evaluation.json`` under the split and the protocol, ranks to
-    ``ranks-<split>-<history>-<mask>.safetensors``.
+    ``ranks-<split>-<history>-<mask>.safetensors``. Only the section ``eval`` of the
+    configuration may be another one for that: the result of other changes, as of
+    ``data.sample``, is returned and not kept.
 
     Args:
         run_dir: Folder of a finished run.
@@ -395,7 +412,8 @@ def evaluate_run(
         overrides: Changes of the configuration, as ``eval.mask=none``.
 
     Raises:
-        ValueError: See :func:`load_run`, and if the items of the split were trained on.
+        ValueError: See :func:`load_run`, and if the items of the split were trained on,
+            or the interactions or features have changed since the training.
     """
     from hellm_pyg.training.processes import main_first, make_accelerator
 
@@ -414,9 +432,21 @@ def evaluate_run(
     accelerator = make_accelerator()
     with main_first(accelerator):
         run = load_run(run_dir, overrides)
+    check_unchanged(run_dir, run.data)
     result = _evaluate(run.config, run.model, run.data, split, accelerator)
-    if accelerator.is_main_process:
-        _keep(run.folder, split, result)
+    changed = [
+        key
+        for key in differing(config, run.config)
+        if not key.startswith(('eval.', *FILES))
+    ]
+    if changed:
+        logger.warning(
+            "%s: the result is not kept, as '%s' is not that of the run",
+            run_dir,
+            "', '".join(changed),
+        )
+    elif accelerator.is_main_process:
+        _keep(run_dir, split, result)
     accelerator.wait_for_everyone()
     return result
 

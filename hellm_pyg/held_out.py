@@ -9,6 +9,8 @@ from hellm_pyg.config import Config, load_run_config
 
 # What is not held out any more from a model that is trained on so much.
 TRAINED_ON = {'train': (), 'train+val': ('val',), 'all': ('val', 'test')}
+# Of the data, what decides on the split.
+SPLIT_KEYS = ('val_from', 'test_from')
 
 
 def check_held_out(trained: Config, config: Config) -> None:
@@ -22,7 +24,7 @@ def check_held_out(trained: Config, config: Config) -> None:
         ValueError: If the data are split in another way, or less is held out of the
             training.
     """
-    for key in ('val_from', 'test_from'):
+    for key in SPLIT_KEYS:
         old, new = getattr(trained.data, key), getattr(config.data, key)
         if old != new:
             raise ValueError(

@@ -17,6 +17,7 @@ from hellm_pyg.assembly import (
     build_model,
     check_backbone,
     checked_arguments,
+    model_class,
     table_width,
 )
 from hellm_pyg.backbone_shape import backbone_shape, lora_parameters
@@ -111,6 +112,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
     assert config.ensemble is not None
     rows: dict[str, int] = {}
     shared: dict[str, int] = {}
+    encoded = 0
     for name, folder in config.ensemble.members.items():
         path = Path(os.path.expandvars(folder)) / 'config.yaml'
         if not path.is_file():
@@ -130,10 +132,36 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
         for part in SHARED:
             if part in found:
                 shared[part] = max(found[part], shared.get(part, 0))
-    # Of every member as it comes and standardised, and two sums.
-    number = 2 * len(config.ensemble.members) + 2
-    scores = 4 * number * config.eval.batch_size * sizes.num_items
-    return {**rows, **shared, 'scores of a validation batch': scores}
+        encoded += _encoded(own, sizes)
+    members = len(config.ensemble.members)
+    # Of every member standardised and among rivals, which have an int64 each, of the
+    # sums, and of those that one of them compares (see choose_weights).
+    scores = 4 * (2 * members + 5) * config.eval.batch_size * sizes.num_items
+    combinations = len(set(config.ensemble.grid)) ** (members - 1) + members
+    return {
+        **rows,
+        **shared,
+        'encoded catalogues (at most)': encoded,
+        'ranks of all combinations': 2 * 4 * combinations * sizes.num_users,
+        'scores of a validation batch': scores,
+    }
+
+
+def _encoded(config: Config, sizes: DataSizes) -> int:
+    """What a model computes once to score all users, at most."""
+    if config.llm is not None:  # soft tokens, and the vectors of a head
+        name = os.path.expanduser(os.path.expandvars(config.llm.name))
+        shape = backbone_shape(name, config.llm.num_layers, config.llm.shape)
+        return 4 * sizes.num_items * 2 * shape.hidden_size
+    width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
+    match getattr(model_class(config.model.get('name')), 'sampling', 'none'):
+        case 'pairs':  # some put their modalities side by side
+            nodes = sizes.num_users + sizes.num_items
+            return 4 * nodes * width * (1 + len(sizes.features))
+        case 'sequences':
+            return 4 * sizes.num_items * width
+        case _:  # interactions in both directions, as pairs with a value
+            return 2 * 3 * 8 * sizes.num_interactions + 8 * sizes.num_items
 
 
 def _count(module: nn.Module | None) -> int:

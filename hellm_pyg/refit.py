@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch_geometric.data import HeteroData
+
 from hellm_pyg import checkpoint
+from hellm_pyg.assembly import check_catalogue
 from hellm_pyg.config import Config, load_run_config, to_dict
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.held_out import SPLIT_KEYS
 from hellm_pyg.run_folder import (
     CONFIG,
     KNN_KEYS,
     METRICS,
     check_finished,
+    check_unchanged,
+    copies,
     read_metrics,
 )
 
@@ -21,43 +28,18 @@ from hellm_pyg.run_folder import (
 FREE = ('split', 'refit', 'seed', 'save_minutes')
 
 
-def chosen_epochs(config: Config) -> int:
-    """Number of epochs after which the run ``train.refit`` was best on validation.
+def former_run(config: Config, data: HeteroData, ids: IdMap) -> Path:
+    """The folder ``train.refit``, which needs to be of a run that fits.
 
     Args:
         config: The second training.
+        data: Its data.
+        ids: Their id map.
 
     Raises:
         ValueError: If the former run is not finished, was not chosen by validation, or
-            has other settings.
+            has other settings or data.
     """
-    found = checkpoint.load_json(_former(config) / METRICS, {'best_epoch': int})
-    return int(found['best_epoch'])
-
-
-def chosen_weights(config: Config) -> dict[str, float]:
-    """Weights of the members of the ensemble ``train.refit``.
-
-    Args:
-        config: The ensemble of members that were trained a second time.
-
-    Raises:
-        ValueError: As of :func:`chosen_epochs`.
-    """
-    folder, members = _former(config), config.ensemble and config.ensemble.members
-    kinds = dict.fromkeys(members or {}, int | float)
-    weights: dict[str, float] = checkpoint.load_json(
-        folder / METRICS, {'weights': kinds}
-    )['weights']
-    return weights
-
-
-def validation(config: Config) -> dict[str, float]:
-    """What the run ``train.refit`` measured on validation."""
-    return dict(read_metrics(_former(config))['metrics'])
-
-
-def _former(config: Config) -> Path:
     folder = Path(config.train.refit or '')
     if config.train.split == 'train':
         raise ValueError(
@@ -79,15 +61,65 @@ def _former(config: Config) -> Path:
                 f"'train.refit' needs a run of the same settings: '{key}' is "
                 f"{old.get(key)!r} in '{folder}' (got {new.get(key)!r})"
             )
+    try:
+        check_catalogue(folder, ids)
+        check_unchanged(folder, data)
+    except ValueError as error:
+        raise ValueError(
+            f"'train.refit' needs a run of the same data: {error}"
+        ) from error
     return folder
 
 
+def chosen_epochs(folder: Path) -> int:
+    """Number of epochs after which a run was best on validation."""
+    found = checkpoint.load_json(folder / METRICS, {'best_epoch': int})
+    return int(found['best_epoch'])
+
+
+def chosen_weights(folder: Path, members: Mapping[str, str]) -> dict[str, float]:
+    """Weights of the members of an ensemble, for those that were trained again.
+
+    Args:
+        folder: The former ensemble.
+        members: Name to folder of those that were trained a second time.
+
+    Raises:
+        ValueError: If a member of the same name is of another model.
+    """
+    for name, path in copies(folder, load_run_config(folder / CONFIG)).items():
+        old, new = (
+            _model(load_run_config(Path(p) / CONFIG)) for p in (path, members[name])
+        )
+        if old != new:
+            raise ValueError(
+                f"'train.refit' needs members of the same models: '{name}' is {old} in "
+                f"'{folder}' (got {new})"
+            )
+    kinds = dict.fromkeys(members, int | float)
+    weights: dict[str, float] = checkpoint.load_json(
+        folder / METRICS, {'weights': kinds}
+    )['weights']
+    return weights
+
+
+def _model(config: Config) -> str:
+    return str(config.model['name']) if config.llm is None else config.llm.name
+
+
+def validation(folder: Path) -> dict[str, float]:
+    """What a run measured on validation."""
+    return dict(read_metrics(folder)['metrics'])
+
+
 def _fixed(config: Config) -> dict[str, Any]:
-    """The choices of model and optimisation; where tables and members lie is free."""
+    """The choices of data, model and optimisation; where anything lies is free."""
     train = {k: v for k, v in dataclasses.asdict(config.train).items() if k not in FREE}
     values = to_dict(config)
     flat = {f'train.{key}': value for key, value in train.items()}
-    flat |= {f'data.{key}': values['data'][key] for key in (*KNN_KEYS, 'sample')}
+    keys = (*SPLIT_KEYS, *KNN_KEYS, 'sample')
+    flat |= {f'data.{key}': values['data'][key] for key in keys}
+    flat['data.features'] = sorted(config.data.features)
     for section in ('model', 'llm', 'ensemble'):
         for key, value in (values[section] or {}).items():
             flat[f'{section}.{key}'] = value

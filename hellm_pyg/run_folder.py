@@ -23,13 +23,15 @@ from hellm_pyg.assembly import (
 )
 from hellm_pyg.config import Config, load_run_config, save_config, to_dict
 from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.held_out import check_held_out
 
 CONFIG, IDS, METRICS = 'config.yaml', 'ids.json', 'metrics.json'
 WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
 STATES = ('state', '.state.old')  # the second one while the first is swapped
-# Of the data, what a member shares with its ensemble; the latter if it reads features.
-SPLIT_KEYS = ('val_from', 'test_from')
+# Of the data, what a member that reads features shares with its ensemble.
 KNN_KEYS = ('knn', 'knn_direction', 'knn_index')
+# Where data lie, which may move.
+FILES = ('data.root', 'data.interactions', 'data.items', 'data.features.')
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +56,19 @@ def claim(run_dir: Path, config: Config, main: bool) -> None:
             run_dir.mkdir(parents=True, exist_ok=True)
             save_config(config, path)
         return
-    old, new = _choices(load_run_config(path)), _choices(config)
-    for key in sorted({*old, *new} - {'train.save_minutes', 'data.root'}):
-        if old.get(key) != new.get(key):
+    for key, (old, new) in differing(load_run_config(path), config).items():
+        if key not in ('train.save_minutes', 'data.root'):
             raise ValueError(
                 f"'{run_dir}' holds a run of another configuration: '{key}' is "
-                f'{old.get(key)!r} there (got {new.get(key)!r}); choose another folder '
-                f'or remove this one'
+                f'{old!r} there (got {new!r}); choose another folder or remove this one'
             )
+
+
+def differing(former: Config, config: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys of two configurations that differ, with both values."""
+    old, new = _choices(former), _choices(config)
+    pairs = {key: (old.get(key), new.get(key)) for key in sorted({*old, *new})}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
 
 def _choices(config: Config) -> dict[str, Any]:
@@ -80,6 +87,12 @@ def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
         else:
             flat[f'{prefix}{key}'] = value
     return flat
+
+
+def is_without_state(folder: Path) -> bool:
+    """Whether a run has ended and what it would go on from is gone."""
+    states = [folder / name for name in STATES]
+    return (folder / METRICS).is_file() and not any(map(Path.exists, states))
 
 
 def check_finished(folder: Path, key: str = 'run') -> None:
@@ -120,13 +133,38 @@ def check_data(folder: Path, data: HeteroData, ids: IdMap) -> None:
         ValueError: If the id maps differ or a file is damaged.
     """
     check_catalogue(folder, ids)
-    trained_on = read_metrics(folder)['settings'].get('data')
-    if trained_on not in (None, data.fingerprint):
+    if _changed(folder, data):
         logger.warning(
             '%s: the interactions or features have changed since it was trained; its '
             'users and items are the same',
             folder,
         )
+
+
+def check_unchanged(folder: Path, data: HeteroData, features: bool = True) -> None:
+    """Refuses interactions that are not those that a run was trained on.
+
+    Args:
+        folder: The run.
+        data: The data.
+        features: Whether features are to be the same, too.
+
+    Raises:
+        ValueError: If they have changed.
+    """
+    if _changed(folder, data, features):
+        raise ValueError(
+            f"'{folder}' was trained on other interactions{' or features' * features} "
+            f'of the same users and items: train it again on these data'
+        )
+
+
+def _changed(folder: Path, data: HeteroData, features: bool = True) -> bool:
+    found = read_metrics(folder)
+    pairs = [(found.get('split_fingerprint'), data.split_fingerprint)]
+    if features:
+        pairs.append((found['settings'].get('data'), data.fingerprint))
+    return any(old not in (None, new) for old, new in pairs)
 
 
 def load_model(folder: Path, config: Config, data: HeteroData, ids: IdMap) -> Any:
@@ -176,8 +214,8 @@ def load_members(
 
     Raises:
         ValueError: If there are none, a folder has no finished run or one of another
-            catalogue, of data that are split or linked in another way, of longer
-            histories, or an ensemble itself.
+            catalogue, of data that are split or linked in another way, of longer or
+            shorter histories, or an ensemble itself.
     """
     if not folders:
         raise ValueError(
@@ -206,6 +244,22 @@ def load_members(
         except ValueError as error:
             raise ValueError(f"'{key}' cannot be a member: {error}") from error
     return members
+
+
+def check_members(folders: Mapping[str, str], data: HeteroData) -> None:
+    """Refuses members that were trained on other data than they are combined on.
+
+    Raises:
+        ValueError: If a member's interactions have changed, or the features it reads.
+    """
+    for name, path in folders.items():
+        own = load_run_config(Path(path) / CONFIG)
+        try:
+            check_unchanged(Path(path), data, _reads_features(own))
+        except ValueError as error:
+            raise ValueError(
+                f"'ensemble.members.{name}' cannot be one: {error}"
+            ) from error
 
 
 def with_graph_of(folders: Mapping[str, str], config: Config) -> Config:
@@ -243,10 +297,8 @@ def _check_same(own: Config, config: Config) -> None:
             f'{config.train.split!r} for the ensemble): weights are chosen on items '
             f"that no member was trained on, or taken over by 'train.refit'"
         )
-    keys = list(SPLIT_KEYS)
-    if _reads_features(own):
-        keys += ['features', *KNN_KEYS]
-    for key in keys:
+    check_held_out(own, config)
+    for key in ('features', *KNN_KEYS) if _reads_features(own) else ():
         old, new = getattr(own.data, key), getattr(config.data, key)
         if key == 'features':  # the files may have moved
             old, new = sorted(old), sorted(new)
@@ -255,11 +307,11 @@ def _check_same(own: Config, config: Config) -> None:
                 f"it was trained with 'data.{key}' {old!r} (got {new!r} for the "
                 f'ensemble); all members read the same data'
             )
-    sequences = own.llm is not None or _model_class(own).sampling == 'sequences'
-    if sequences and own.train.max_len > config.train.max_len:
+    histories = own.llm is not None or _model_class(own).sampling != 'pairs'
+    if histories and own.train.max_len != config.train.max_len:
         raise ValueError(
             f"it reads histories of {own.train.max_len} items (got 'train.max_len' "
-            f'{config.train.max_len} for the ensemble); give at least as many'
+            f'{config.train.max_len} for the ensemble); all members read the same'
         )
 
 

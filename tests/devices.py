@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -39,3 +40,28 @@ def accelerator_on(device: str) -> Iterator[Accelerator]:
             yield accelerator
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def pretended_gpus(monkeypatch: pytest.MonkeyPatch, bf16: list[bool]) -> None:
+    """Devices that all emulate bf16 and some have; the first is the current one."""
+    current = [0]
+
+    @contextmanager
+    def device(which: int | str) -> Iterator[None]:
+        former = current[0]
+        current[0] = which if isinstance(which, int) else torch.device(which).index or 0
+        try:
+            yield
+        finally:
+            current[0] = former
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or bf16[current[0]]
+
+    def properties(index: int) -> SimpleNamespace:
+        return SimpleNamespace(name=f'gpu {index}', total_memory=2**30)
+
+    monkeypatch.setattr(torch.cuda, 'device', device)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: len(bf16))
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', properties)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', is_bf16_supported)

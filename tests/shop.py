@@ -47,6 +47,15 @@ def write_shop(folder: Path) -> list[str]:
     ]
 
 
+def turn_around(folder: Path) -> None:
+    """Turns the order of all interactions that :func:`write_shop` has written."""
+    first, *rows = (folder / 'log.csv').read_text().splitlines()
+    for index, row in enumerate(rows):
+        start, _, time = row.rpartition(',')
+        rows[index] = f'{start},{100 * NUM_USERS - int(time)}'
+    (folder / 'log.csv').write_text('\n'.join([first, *rows, '']))
+
+
 def write_llm(folder: Path) -> Path:
     """Writes a LLaMA of two layers with a tokenizer of seven words."""
     import torch

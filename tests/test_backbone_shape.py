@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
 
-from hellm_pyg.backbone_shape import BackboneShape, backbone_shape
+from hellm_pyg.backbone_shape import BackboneShape, backbone_shape, lora_parameters
+from hellm_pyg.config import LLMConfig
+from hellm_pyg.llm.adapter import adapt
 from tests.shop import write_llm
 
 
@@ -44,3 +48,33 @@ def test_other_sizes(tmp_path: Path) -> None:
     assert backbone_shape(folder, sizes=sizes) == BackboneShape(24, 2, 3, 1, 8, 40, 2)
     with pytest.raises(ValueError, match=r"^'shape' needs .*\(got hidden_size\)"):
         backbone_shape(folder, sizes={'hidden_size': 24})
+
+
+@pytest.mark.parametrize(
+    'targets',
+    [
+        None,
+        'all-linear',
+        ['gate_proj', 'q_proj'],
+        ['self_attn.q_proj'],
+        ['layers.1.mlp.up_proj', 'k_proj'],
+        r'layers\.[01]\.(self_attn|mlp)\.(v|down)_proj',
+    ],
+)
+def test_lora_is_counted_as_peft_adds_it(targets: list[str] | str | None) -> None:
+    shape = BackboneShape(16, 3, 4, 2, 4, 24, 8)
+    lora = {'r': 2, 'target_modules': targets}
+    with torch.device('meta'):
+        llm = LlamaModel(
+            LlamaConfig(
+                vocab_size=8,
+                hidden_size=16,
+                intermediate_size=24,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+            )
+        )
+        adapted = adapt(llm, lora)
+    number = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert lora_parameters(LLMConfig(lora=lora), shape) == number > 0

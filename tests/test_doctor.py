@@ -8,22 +8,33 @@ import pytest
 import torch
 
 from hellm_pyg import doctor
+from hellm_pyg.training import record
+from tests.devices import pretended_gpus
 
 
 def test_versions_name_what_is_there_and_what_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor, 'PACKAGES', ('torch', 'no-such-package'))
+    monkeypatch.setattr(record, 'PACKAGES', ('torch', 'no-such-package'))
     found = doctor.versions()
     assert found['torch'] == torch.__version__
     assert found['no-such-package'] == '-'
-    assert set(found) == {'hellm_pyg', 'python', 'torch', 'no-such-package'}
+    assert list(found) == ['python', 'torch', 'no-such-package']
 
 
 def test_devices_begin_with_the_cpu() -> None:
     found = doctor.devices()
     assert 'cores' in found['cpu']
     assert len(found) >= 1 + torch.cuda.device_count()
+
+
+def test_every_device_is_asked_for_its_own_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretended_gpus(monkeypatch, bf16=[True, False])
+    found = doctor.devices()
+    assert found['cuda:0'] == 'gpu 0, 1.0 GiB, bf16'
+    assert found['cuda:1'] == 'gpu 1, 1.0 GiB, no bf16'
 
 
 def test_sparse_paths_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
@@ -77,13 +78,11 @@ def test_recommend_speaks_original_ids(finetuned):
     assert len(lines) == 12
 
 
-@pytest.fixture(scope='module')
-def server(finetuned):
-    """The address of a server, and the model that it serves."""
-    folder = finetuned[0] / 'hellm' / 'saved'
-    script = str(ROOT / 'examples' / 'serve.py')
+@contextmanager
+def _serving(script, folder):
+    """The address of a server, and its process."""
     process = subprocess.Popen(
-        [sys.executable, script, '--model', str(folder), '--port', '0'],
+        [sys.executable, str(script), '--model', str(folder), '--port', '0'],
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -92,10 +91,18 @@ def server(finetuned):
     try:
         said = re.search(r'http://[\d.:]+', process.stdout.readline())
         assert said, process.communicate()[1][-2000:]
-        yield said[0], LLMRecommender.from_pretrained(folder)
+        yield said[0], process
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope='module')
+def server(finetuned):
+    """The address of a server, and the model that it serves."""
+    folder = finetuned[0] / 'hellm' / 'saved'
+    with _serving(ROOT / 'examples' / 'serve.py', folder) as (url, _):
+        yield url, LLMRecommender.from_pretrained(folder)
 
 
 def _post(url, request):
@@ -173,6 +180,20 @@ def test_serve_ends_connections_whose_body_it_does_not_read(server, size):
             status, *_ = lines = answer.read().splitlines()  # until it is closed
     assert status.split()[1] == '400'
     assert "'Content-Length' needs to be below" in lines[-1]
+
+
+def test_serve_ends_connections_whose_body_does_not_come(finetuned, tmp_path):
+    text = (ROOT / 'examples' / 'serve.py').read_text()
+    (tmp_path / 'serve.py').write_text(text.replace('timeout = 60', 'timeout = 1'))
+    folder = finetuned[0] / 'hellm' / 'saved'
+    with _serving(tmp_path / 'serve.py', folder) as (url, process):
+        host, port = url.removeprefix('http://').split(':')
+        with socket.create_connection((host, int(port)), 60) as client:
+            client.sendall(b'POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{')
+            with client.makefile() as answer:
+                assert answer.read().split()[1] == '500'  # until it is closed
+        process.kill()
+        assert 'Traceback' not in process.communicate()[1]
 
 
 def test_serve_refuses_to_measure_nothing():

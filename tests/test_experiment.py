@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hellm_pyg.config import Config, load_config, save_config
 from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.recommendation import recommend
-from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
+from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
 SMALL = ['model.embedding_dim=8', 'train.eval_every=1']
 
@@ -248,6 +249,9 @@ def test_changed_interactions_of_the_same_catalogue_are_said(
     log.write_text(first + ''.join(rest[:-1]))
     experiment.load_run(tmp_path / 'run')
     assert 'have changed since it was trained' in caplog.text
+    with pytest.raises(ValueError, match=r"run' was trained on other interactions or"):
+        experiment.evaluate_run(tmp_path / 'run')
+    assert not (tmp_path / 'run' / 'evaluation.json').exists()
 
 
 @pytest.mark.parametrize('weights', ['trained', 'random'])
@@ -275,3 +279,71 @@ def test_a_whole_backbone_is_trained_saved_and_recommends(
     assert {p.dtype for p in run.model.backbone.parameters()} == {torch.float32}
     rows = recommend(run.model, run.data, run.ids, run.ids.users[:3], [['p001']], k=2)
     assert len(rows) == 8
+
+
+def test_results_of_other_settings_are_not_kept(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(shop / 'seq', tmp_path / 'run')
+    headline = experiment.evaluate_run(tmp_path / 'run')
+    before = (tmp_path / 'run' / 'evaluation.json').read_bytes()
+    for override in ('data.sample=0.2', 'train.max_len=2'):
+        other = experiment.evaluate_run(tmp_path / 'run', 'test', [override])
+        assert other.metrics != headline.metrics
+        key = override.partition('=')[0]
+        assert f"the result is not kept, as '{key}' is not that of" in caplog.text
+    assert (tmp_path / 'run' / 'evaluation.json').read_bytes() == before
+    moved = [one for one in write_shop(tmp_path) if 'data.' in one]
+    experiment.evaluate_run(tmp_path / 'run', 'val', moved)
+    found = json.loads((tmp_path / 'run' / 'evaluation.json').read_text())
+    assert 'val, history=train+val, mask=seen' in found
+
+
+def test_a_finished_run_needs_no_state(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    first = experiment.pretrain(config, tmp_path / 'run')
+    for name in ('state', 'best'):
+        shutil.rmtree(tmp_path / 'run' / name)
+    paths = list((tmp_path / 'run').iterdir())
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    with caplog.at_level('INFO'):
+        assert experiment.pretrain(config, tmp_path / 'run') == first
+    assert 'finished before, nothing is done' in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    turn_around(tmp_path)
+    again = load_config(tmp_path / 'run' / 'config.yaml')
+    with pytest.raises(ValueError, match='was trained on other interactions or'):
+        experiment.pretrain(again, tmp_path / 'run')
+
+
+def test_tables_of_other_interactions_are_refused(tmp_path: Path) -> None:
+    files, log = write_shop(tmp_path), tmp_path / 'log.csv'
+    # Days of all users rather than of one after the other.
+    log.write_text(re.sub(r',\d*(\d\d)$', r',10\1', log.read_text(), flags=re.M))
+    dates = ['data.val_from=1003', 'data.test_from=1004']
+    for name, own in (
+        ('own', []),
+        ('plain', ['data.features={}', 'data.knn=2', 'data.sample=0.5']),
+        ('dated', dates),
+        ('dated_again', [*dates, 'train.split=train+val']),
+    ):
+        config = load_config('sasrec', [*files, *SMALL, *own])
+        experiment.pretrain(config, tmp_path / name)
+    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'train.precision=fp32']
+
+    def finetune(table: str, run: str, *own: str) -> None:
+        tables = f'llm.tables={{graph: {tmp_path / table}, seq: {tmp_path / table}}}'
+        more = [*files, *llm, 'llm.token=[graph, seq]', tables, *own]
+        experiment.finetune(load_config('finetune_best', more), tmp_path / run)
+
+    # Other features, neighbours and users; held-out items folded in.
+    finetune('plain', 'first')
+    finetune('dated', 'second', *dates)
+    finetune('dated_again', 'third', *dates, 'train.split=train+val')
+    turn_around(tmp_path)
+    message = r"'llm.tables.graph' was trained on other interactions .*own'\): train"
+    with pytest.raises(ValueError, match=message):
+        finetune('own', 'run')
+    assert not (tmp_path / 'run').exists()

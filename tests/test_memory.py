@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
 from hellm_pyg.assembly import build_data, build_llm, build_model
-from hellm_pyg.config import load_config
+from hellm_pyg.config import load_config, save_config
 from hellm_pyg.llm import backbone
 from hellm_pyg.llm.prefix_attention import NAME
 from hellm_pyg.memory import estimate_run
@@ -209,6 +209,7 @@ def test_unread_data_say_what_to_set(
         ('llm.lora.r=[4]', r"'llm.lora.r' .* an integer \(got \[4\]\)"),
         ('llm.lora.r=0', r"'llm.lora.r' .* at least 1 \(got 0\)"),
         ('llm.lora.target_modules=3', r"'llm.lora.target_modules' .*\(got 3\)"),
+        ('llm.lora.target_modules="("', r"'llm.lora.target_modules' .*\(got '\('\)"),
     ],
 )
 def test_parts_that_do_not_fit(override: str, message: str) -> None:
@@ -254,3 +255,20 @@ def test_a_backbone_that_is_trained_is_counted_as_such(
     assert rows['gradients'] == sum(p.numel() * p.element_size() for p in trained)
     assert rows['Adam moments'] == 2 * rows['gradients']
     assert rows['LoRA'] == 0
+
+
+def test_an_ensemble_holds_ranks_and_encoded_catalogues(tmp_path: Path) -> None:
+    members = {'seq': 'sasrec', 'graph': 'lightgcn', 'hellm': 'finetune_best'}
+    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'llm.tables.seq=random:4']
+    for name, recipe in members.items():
+        own = [*llm, 'llm.tables.graph=random:4'] if name == 'hellm' else []
+        config = load_config(recipe, [*write_shop(tmp_path), *own])
+        save_config(config, tmp_path / name / 'config.yaml')
+    folders = [f'ensemble.members.{name}={tmp_path / name}' for name in members]
+    more = ['ensemble.grid=[0, 0.5, 1]', 'eval.batch_size=7', *folders]
+    config = load_config('ensemble', ['ensemble.members={}', *more])
+    rows = estimate_run(config, users=100, items=50)
+    assert rows['ranks of all combinations'] == 2 * 4 * 100 * (3**2 + 3)
+    assert rows['scores of a validation batch'] == 4 * 7 * 50 * (2 * 3 + 5)
+    widths = {'seq': 64 * 50, 'graph': 64 * 150 * 2, 'hellm': 2 * 16 * 50}
+    assert rows['encoded catalogues (at most)'] == 4 * sum(widths.values())

@@ -11,7 +11,7 @@ import torch
 from hellm_pyg import checkpoint, experiment
 from hellm_pyg.config import Config, load_config
 from hellm_pyg.nn.models import Ensemble
-from tests.shop import write_shop
+from tests.shop import turn_around, write_shop
 
 SMALL = ['model.embedding_dim=8', 'train.epochs=4', 'train.patience=9']
 BEST = 2
@@ -160,3 +160,64 @@ def test_without_validation_items_nothing_is_taken_over(
     config = shop_config(shop, 'sasrec', *SMALL, f'train.refit={shop / "seq"}')
     with pytest.raises(ValueError, match=r"'train.refit' needs 'train.split'.*'train'"):
         experiment.pretrain(config, tmp_path / 'run')
+
+
+def turn(folder: Path) -> None:
+    """Turns the order of all interactions of a shop."""
+    log = folder / 'log.csv'
+    first, *rows = log.read_text().splitlines()
+    rows = [
+        row.rpartition(',')[0] + f',{10**6 - int(row.split(",")[2])}' for row in rows
+    ]
+    log.write_text('\n'.join([first, *rows, '']))
+
+
+def test_other_data_are_refused(shop: Path, tmp_path: Path) -> None:
+    own = [*SMALL, 'train.seed=3', 'train.schedule=linear', *again(shop / 'seq')]
+
+    def refused(message: str, *overrides: str) -> None:
+        config = load_config('sasrec', [*files, *own, *overrides])
+        with pytest.raises(ValueError, match=rf"'train.refit' needs a run .*{message}"):
+            experiment.pretrain(config, tmp_path / 'run')
+
+    files = write_shop(tmp_path)
+    # Items that validation chose by may be those of this test.
+    dates = ['data.val_from=102', 'data.test_from=104']
+    refused(r"'data.test_from' is None in '.*seq' \(got 104\)", *dates)
+    refused(
+        r"'data.features' is \['text'\] in '.*seq' \(got \[\]\)", 'data.features={}'
+    )
+    turn_around(tmp_path)
+    refused('same data: .*trained on other interactions or features of the same users')
+    for name in ('log.csv', 'items.csv'):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace('p003', 'q003'))
+    refused('same data: .*trained on other data: 30 users')
+
+
+def test_counting_models_check_the_former_run(tmp_path: Path) -> None:
+    own = ['model.name=Popularity']
+
+    def config(*overrides: str) -> Config:
+        return shop_config(tmp_path, 'sasrec', *own, *overrides)
+
+    with pytest.raises(ValueError, match=r"'train.refit' needs to be the folder of a"):
+        experiment.pretrain(config(*again(tmp_path / 'nothing')), tmp_path / 'run')
+    former = experiment.pretrain(config(), tmp_path / 'former')
+    alone = f'train.refit={tmp_path / "former"}'
+    with pytest.raises(ValueError, match=r"'train.refit' needs 'train.split'"):
+        experiment.pretrain(config(alone), tmp_path / 'run')
+    experiment.pretrain(config(*again(tmp_path / 'former')), tmp_path / 'run')
+    found = checkpoint.load_json(tmp_path / 'run' / 'metrics.json', dict)
+    assert found['refit'] == former
+    assert found['metrics'] == {}
+
+
+def test_members_of_other_models_are_refused(shop: Path, tmp_path: Path) -> None:
+    for name, recipe in (('seq', 'sasrec'), ('other', 'gru4rec')):
+        config = shop_config(shop, recipe, 'train.split=train+val')
+        experiment.pretrain(config, shop / f'{name}_else')
+    config = ensemble_config(shop, '_else', *again(shop / 'ensemble'))
+    message = r"'train.refit' needs .*'other' is SASRec in .*ensemble' \(got GRU4Rec\)"
+    with pytest.raises(ValueError, match=message):
+        experiment.ensemble(config, tmp_path / 'run')

@@ -18,7 +18,7 @@ from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import Ensemble
 from hellm_pyg.recommendation import export_top_n, recommend
-from tests.shop import NUM_ITEMS, NUM_USERS, write_llm, write_shop
+from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
 ROOT = Path(__file__).parents[1]
 SMALL = ['model.embedding_dim=8', 'train.eval_every=1', 'train.epochs=3']
@@ -350,3 +350,33 @@ def test_changed_members(tmp_path: Path) -> None:
         copy.mkdir(parents=True)
         (copy / 'metrics.json').write_text('a')
     assert run_folder.changed_members(folders, tmp_path / 'run') == ['new']
+
+
+def test_members_of_other_interactions_are_refused(shop: Path, tmp_path: Path) -> None:
+    files = write_shop(tmp_path)
+    turn_around(tmp_path)
+    for name, own in (('seq', SMALL), ('floor', ['model.name=Popularity'])):
+        config = load_config('sasrec', [*files, *own])
+        experiment.pretrain(config, tmp_path / name)
+        folders = [f'ensemble.members.other={tmp_path / name}']
+        config = ensemble_config(shop, *folders, members=('graph',))
+        message = r"members.other' cannot be one: .* on other interactions of the same"
+        with pytest.raises(ValueError, match=message):
+            experiment.ensemble(config, tmp_path / 'run')
+        assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('max_len', [7, 9])
+@pytest.mark.parametrize('name', ['GRU4Rec', 'ItemKNN'])
+def test_members_read_what_they_have_read_alone(
+    shop: Path, tmp_path: Path, name: str, max_len: int
+) -> None:
+    recipe = 'gru4rec' if name == 'GRU4Rec' else 'sasrec'
+    own = [f'train.max_len={max_len}', f'model.name={name}']
+    experiment.pretrain(shop_config(shop, recipe, *own), tmp_path / 'other')
+    config = ensemble_config(
+        shop, f'ensemble.members.other={tmp_path / "other"}', members=('graph',)
+    )
+    message = rf"other' cannot be .* of {max_len} items \(got 'train.max_len' 8 for"
+    with pytest.raises(ValueError, match=message):
+        experiment.ensemble(config, tmp_path / 'run')

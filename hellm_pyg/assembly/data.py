@@ -11,8 +11,9 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
 from hellm_pyg.assembly.paths import resolve_data
+from hellm_pyg.checkpoint import tensor_hash
 from hellm_pyg.config import Config, DataConfig
-from hellm_pyg.data.split import LATER, fold_in
+from hellm_pyg.data.split import INTERACTS, LATER, edge_tensor, fold_in
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.keys import in_words_of
 
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from hellm_pyg.datasets import InteractionFiles
 
 # Arguments that have another name in a recipe.
-KNN_KEYS = {name: f'data.knn_{name}' for name in ('direction', 'index')}
-KNN_KEYS['k'] = 'data.knn'
+RENAMED = {name: f'data.knn_{name}' for name in ('direction', 'index')}
+RENAMED['k'] = 'data.knn'
 
 
 def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
     """Reads (or takes from the cache) the split interactions and their graphs.
+
+    Beside the ``fingerprint`` of all that was read, ``split_fingerprint`` tells the
+    split interactions alone: runs that agree in it may differ in features,
+    neighbours and in what they are trained on.
 
     Raises:
         ValueError: If a file cannot be used.
@@ -37,7 +42,16 @@ def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:
     if config.sample is not None:
         with in_words_of(SampleUsers, 'data', share='data.sample'):
             data = SampleUsers(config.sample)(data)
+    data.split_fingerprint = _split_fingerprint(data)
     return data, dataset.ids
+
+
+def _split_fingerprint(data: HeteroData) -> str:
+    parts = {name: data['user'][name] for name in ('val_item', 'test_item')}
+    for edge_type in (INTERACTS, LATER):
+        if edge_type in data.edge_types:
+            parts[edge_type[1]] = edge_tensor(data[edge_type].edge_index)
+    return tensor_hash(parts)
 
 
 def training_data(config: Config, data: HeteroData) -> HeteroData:
@@ -56,7 +70,7 @@ def training_data(config: Config, data: HeteroData) -> HeteroData:
             return fold_in(data, 'all')
 
 
-@in_words_of(DataConfig, 'data', **KNN_KEYS)
+@in_words_of(DataConfig, 'data', **RENAMED)
 def load_dataset(config: DataConfig) -> InteractionFiles:
     """Reads (or takes from the cache) the data set that :func:`build_data` returns.
 

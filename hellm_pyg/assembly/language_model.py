@@ -47,7 +47,7 @@ def item_table(
         name: Name of the table, for messages.
         source: Run folder of phase 1, ``'features:<modality>'`` or
             ``'random:<width>'``.
-        data: The data.
+        data: The data, on whose interactions the run must have been trained.
         ids: Their id map, which that of the run folder must equal.
         seed: Seed of a random table.
 
@@ -65,7 +65,14 @@ def item_table(
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(num_items, width, generator=generator) / width**0.5
     check_catalogue(Path(source), ids)
-    return checkpoint.load_tensors(Path(source) / 'embeddings.safetensors')['item']
+    path = Path(source) / 'embeddings.safetensors'
+    trained_on = checkpoint.load_metadata(path).get('split_fingerprint')
+    if trained_on not in (None, data.get('split_fingerprint')):
+        raise ValueError(
+            f"'{key}' was trained on other interactions of the same users and items, "
+            f'which may be held out here (got {source!r}): train it again on these data'
+        )
+    return checkpoint.load_tensors(path)['item']
 
 
 def table_width(source: str, features: Mapping[str, int], key: str = 'table') -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -64,7 +65,9 @@ class CachedGraph(InMemoryDataset):
         Raises:
             ValueError: If a file is damaged.
         """
-        with self._reading():
+        with self._reading(), warnings.catch_warnings():
+            # Of torch, where it reads the graph as CSR.
+            warnings.filterwarnings('ignore', '.*Sparse CSR tensor support')
             self.load(self.processed_paths[0], HeteroData)
             self.ids = IdMap.load(self.processed_paths[1])
             self.report = load_json(self.processed_paths[2], dict)

@@ -35,8 +35,8 @@ class Contest(NamedTuple):
         """
         number = self.row.numel()
         own, other = total[:number][self.place], total[number:]
-        above = self.place[other > own].bincount(minlength=number)
-        tied = self.place[other == own].bincount(minlength=number)
+        above = self.place.masked_select(other > own).bincount(minlength=number)
+        tied = self.place.masked_select(other == own).bincount(minlength=number)
         return 1 + above + tied / 2
 
 
@@ -78,7 +78,12 @@ def contest(
     before[mask_row, mask_col] = False
     rival[mask_row, mask_col] = False
     rival.scatter_(1, chosen, False)
-    row = (before.sum(dim=1, dtype=torch.int32) < k).nonzero().view(-1)
-    place, col = rival[row].nonzero(as_tuple=True)
-    pair = torch.cat([row, row[place]]), torch.cat([target[row], col])
-    return Contest(row, place, [one[pair] for one in scores])
+    kept = before.sum(dim=1, dtype=torch.int32) < k
+    del before
+    rival &= kept.unsqueeze(1)
+    row = kept.nonzero().view(-1)
+    number = rival[row].sum(dim=1, dtype=torch.int32)
+    place = torch.arange(row.numel(), device=row.device).repeat_interleave(number)
+    # Masks, unlike indices, take a byte a score.
+    parts = [torch.cat([s[row, target[row]], s.masked_select(rival)]) for s in scores]
+    return Contest(row, place, parts)

@@ -111,16 +111,16 @@ def choose_weights(
         parts = [  # first, as this names the member whose scores are not finite
             standardize(own, name) for name, own in zip(members, scores, strict=True)
         ]
-        for index, own in enumerate(scores, number):
-            ranks[index, user] = target_rank(own, target, row, col)
-        del scores
+        for index in range(len(scores)):
+            ranks[number + index, user] = target_rank(scores[index], target, row, col)
+        scores.clear()  # the list is that of the generator, too
         found = contest(parts, target, row, col, max(ks))
         del parts
         ranks[:number, user] = torch.inf
-        contested = user[found.row]
-        sums = _sums(found.scores, [sorted(set(grid))] * (len(models) - 1))
-        for index, total in enumerate(sums):
+        contested, grids = user[found.row], [sorted(set(grid))] * (len(models) - 1)
+        for index, total in enumerate(_sums(found.scores, grids)):
             ranks[index, contested] = found.rank(total)
+        del found, total  # before the next batch is scored
     if shard[1] > 1:  # every user is in one share and zero in the others
         torch.distributed.all_reduce(ranks)
     user = ranks[-1].nonzero().view(-1)

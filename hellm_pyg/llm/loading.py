@@ -142,6 +142,7 @@ def resolved_dtype(precision: Precision, device: str) -> torch.dtype:
 
 def _has_bf16(device: str) -> bool:
     if device.startswith('cuda'):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # the question is about the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return device == 'cpu' and any(getattr(torch.cpu, n, bool)() for n in names)

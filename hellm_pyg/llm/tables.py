@@ -68,6 +68,12 @@ class ItemTables(nn.Module):
         self.num_items = next(iter(sizes.values()))[0]
         self.weights, self.factors = nn.ParameterDict(), nn.ParameterDict()
         for name, table in tables.items():
+            if not name or '.' in name or hasattr(self.weights, name):
+                raise ValueError(
+                    f"'item_embeddings' needs names without '.' that are no attributes "
+                    f"of torch's ParameterDict, as 'items' is (got {name!r}): choose "
+                    f'another name'
+                )
             table = table.detach().float()
             missing = table.isnan().any(dim=1, keepdim=True)
             table = table.masked_fill(missing, 0.0)
@@ -78,8 +84,10 @@ class ItemTables(nn.Module):
                 )
             self.weights[name] = nn.Parameter(table, requires_grad=name in train)
             if scale == 'rms':
-                square = table.square().sum() / (~missing).sum() / table.size(1)
+                square = table.double().square().sum()  # overflows in fp32
+                square = square / (~missing).sum() / table.size(1)
                 factor = square.rsqrt().nan_to_num(1.0, posinf=1.0)  # nothing but 0
+                factor = factor.float()
                 self.factors[name] = nn.Parameter(factor, requires_grad=False)
 
     @property

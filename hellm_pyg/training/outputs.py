@@ -23,6 +23,7 @@ def summary(
     evaluation: EvalConfig,
     settings: Mapping[str, Any],
     model: torch.nn.Module,
+    data: HeteroData,
     device: torch.device,
 ) -> dict[str, Any]:
     """Returns the content of ``metrics.json``."""
@@ -47,6 +48,7 @@ def summary(
         'seed': config.seed,
         'versions': versions(),
         'commit': commit(),
+        'split_fingerprint': data.get('split_fingerprint'),
         'settings': dict(settings),
         'curve': curve,
     }
@@ -77,9 +79,9 @@ def export(
         folder = run_dir / 'model'
         model.save_pretrained(folder, ids=ids, metrics=metrics, config=settings)
     else:
-        metadata = {'class': type(model).__name__}
-        if fingerprint := found['settings']['data']:
-            metadata['fingerprint'] = fingerprint
+        names = ('fingerprint', 'split_fingerprint')
+        metadata = {name: data[name] for name in names if name in data}
+        metadata['class'] = type(model).__name__
         path = run_dir / 'model.safetensors'
         save_tensors(path, model.state_dict(), metadata)
         if hasattr(model, 'embeddings'):

@@ -15,11 +15,17 @@ PACKAGES = (
     'torch',
     'torch-geometric',
     'torch-sparse',
-    'accelerate',
+    'torch-scatter',
     'transformers',
     'peft',
+    'accelerate',
+    'bitsandbytes',
     'faiss-cpu',
+    'faiss-gpu',
     'numpy',
+    'pyarrow',
+    'safetensors',
+    'tensorboard',
 )
 
 

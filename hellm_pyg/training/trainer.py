@@ -82,7 +82,8 @@ class Trainer:
         progress: Show a bar on a terminal.
         accelerator: The processes and devices; by default as ``accelerate launch``
             says.
-        last_epoch: Ends a schedule of ``config.epochs`` after so many of them.
+        last_epoch: Ends a schedule of ``config.epochs`` after so many of them; kept
+            among the settings.
 
     Raises:
         ValueError: If the model lacks a method or has nothing to train, or an argument
@@ -113,13 +114,18 @@ class Trainer:
         self.progress = progress
         if config.epochs < 1:
             raise ValueError(f"'epochs' needs to be at least 1 (got {config.epochs})")
+        if last_epoch is not None and last_epoch < 1:
+            raise ValueError(
+                f"'last_epoch' needs to be at least 1, or None (got {last_epoch})"
+            )
         self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
         self.device = self.accelerator.device
         self._on_device = place(data, self.device)
         self._stepper = Stepper(self.model, self._on_device, config, self.accelerator)
-        self.settings = self._make_settings(settings)
+        own = {} if last_epoch is None else {'last_epoch': last_epoch}
+        self.settings = self._make_settings({**(settings or {}), **own})
         self.state = Progress()
         self._generators: list[dict[str, Any]] = []
         self._interrupts = Interrupts()
@@ -132,11 +138,11 @@ class Trainer:
     def _processes(self) -> int:
         return self.accelerator.num_processes
 
-    def _make_settings(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _make_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         train = asdict(self.config)
         del train['save_minutes']  # may differ between the parts of a run
         return {
-            **(settings or {}),
+            **settings,
             'train': train,
             'eval': asdict(self.evaluation),
             'data': getattr(self.data, 'fingerprint', None),
@@ -159,7 +165,8 @@ class Trainer:
             items were trained on.
 
         Raises:
-            ValueError: If the folder holds the state of a run with other settings.
+            ValueError: If the folder holds the state of a run with other settings, or
+                a finished run without its state.
             NonFiniteLossError: If the loss, its gradient, the weights that a step
                 leaves or the scores on validation are NaN or infinite. The last state
                 and the best weights stay.
@@ -195,13 +202,19 @@ class Trainer:
         if found is not None:
             optimizer = self._stepper.optimizer
             self._generators = load_state(folder, self.model, optimizer)
+        elif not fresh and (self.run_dir / METRICS).is_file():
+            raise ValueError(
+                f"'run_dir' needs a folder to train in (got '{self.run_dir}', which "
+                f"holds a finished run without its '{STATE}'): take what it has "
+                f"trained, choose another folder, or call 'fit(fresh=True)'"
+            )
         elif self._main:
-            for former in (folder, folder.with_name(f'.{STATE}.old')):
-                if (former / PROGRESS).is_file():
-                    shutil.rmtree(former)
             for pattern in (METRICS, f'{BEST}/epoch-*', 'tensorboard/events.out.*'):
                 for path in self.run_dir.glob(pattern):
                     path.unlink()
+            for former in (folder, folder.with_name(f'.{STATE}.old')):
+                if (former / PROGRESS).is_file():
+                    shutil.rmtree(former)
         self.accelerator.wait_for_everyone()
         self._saved = time.monotonic()
 
@@ -329,7 +342,7 @@ class Trainer:
             state.best_epoch = epoch
             if self._main:
                 save_tensors(self._best_file(), trained_tensors(self.model))
-        elif epoch % config.eval_every == 0 or epoch == self._last_epoch:
+        elif epoch % config.eval_every == 0 or epoch >= self._last_epoch:
             metrics = self._measure()
             value = metrics[config.metric]
             state.waited += 1
@@ -350,7 +363,7 @@ class Trainer:
         state.curve.append(record)
         self._log.write(record, state.total_steps)
         self._log.say(epoch_line(record, self._last_epoch, config.metric))
-        if epoch == self._last_epoch:
+        if epoch >= self._last_epoch:
             state.stopped = f"all {epoch} 'epochs' done"
         elif state.waited >= max(config.patience, 1):
             state.stopped = f"no improvement in {state.waited} validations ('patience')"
@@ -435,6 +448,7 @@ class Trainer:
                 self.evaluation,
                 self.settings,
                 self.model,
+                self.data,
                 self.device,
             )
             export(self.model, self._on_device, self.run_dir, found, self.ids)

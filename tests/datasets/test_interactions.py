@@ -557,3 +557,20 @@ def test_damaged_cache_says_what_to_do(log, load):
         (folder / 'report.json').write_text(content)
         with pytest.raises(ValueError, match=r'report\.json.*force_reload=True'):
             load(log, **COLUMNS)
+
+
+def test_a_cached_graph_is_read_without_warnings_of_torch(tmp_path):
+    path = write_rows(tmp_path / 'log.csv', [(*row[:2], *row[2:]) for row in ROWS])
+    code = (
+        'import sys\n'
+        'from torch_geometric.transforms import Compose\n'
+        'from hellm_pyg.datasets import InteractionFiles\n'
+        'from hellm_pyg.transforms import LeaveOneOut, UserItemGraph\n'
+        'split = Compose([LeaveOneOut(), UserItemGraph()])\n'
+        "columns = {'user': 'who', 'item': 'what', 'time': 'when'}\n"
+        'InteractionFiles(*sys.argv[1:], **columns, pre_transform=split)\n'
+    )
+    script = [sys.executable, '-c', code, str(tmp_path / 'cache'), str(path)]
+    for _ in range(2):  # made, and read
+        found = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert 'Sparse CSR' not in found.stderr

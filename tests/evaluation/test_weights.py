@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data import SequenceBatch
@@ -184,6 +185,22 @@ def test_scores_that_are_not_finite_name_the_member(data: HeteroData, bad: str) 
     with pytest.raises(ValueError, match="'sick' needs finite scores"):
         choose_weights({'a': table(1), 'sick': sick}, data)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+def test_memory_is_that_of_a_few_matrices_of_scores(
+    data: HeteroData, number: int
+) -> None:
+    # All items of a constant member are rivals.
+    data['item'].num_nodes = items = 4000
+    flat = {str(index): Table(torch.zeros(USERS, items)) for index in range(number)}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        choose_weights(flat, data, GRID, batch_size=20)
+    assert found.profiler is not None
+    events = [e for e in found.profiler.kineto_results.events() if e.nbytes()]
+    events.sort(key=lambda event: event.start_ns())
+    peak = max(itertools.accumulate(event.nbytes() for event in events))
+    assert peak < (2 * number + 5) * 4 * 20 * items
 
 
 def test_floors_are_members(data: HeteroData) -> None:

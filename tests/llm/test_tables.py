@@ -67,3 +67,14 @@ def test_rms_scale_of_nothing_is_one():
     )
     with pytest.raises(ValueError, match=r"'table_scale' .*got 'std'"):
         ItemTables(TABLES, scale='std')
+
+
+@pytest.mark.parametrize('name', ['items', 'keys', 'get', 'training', 'a.b', ''])
+def test_names_that_torch_does_not_take(name):
+    with pytest.raises(ValueError, match=rf"'item_embeddings' .*\(got '{name}'\)"):
+        ItemTables({'a': TABLE_30, name: TABLE_30})
+
+
+def test_rms_scale_of_large_values_is_finite():
+    tables = ItemTables({'a': 1e25 * TABLE_30}, scale='rms')
+    torch.testing.assert_close(tables(['a']), TABLE_30)

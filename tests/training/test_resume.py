@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,28 @@ def test_a_full_disk_keeps_the_old_state(
     run.fit()
     assert 0 < run.model.losses < undisturbed.model.losses
     assert_same(run, undisturbed)
+
+
+def test_a_finished_run_without_its_state_is_kept(tmp_path: Path) -> None:
+    make_trainer(tmp_path).fit()
+    shutil.rmtree(tmp_path / 'state')
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    run = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"'run_dir' .* finished run without its 's"):
+        run.fit()
+    assert run.model.losses == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == before
+    assert make_trainer(tmp_path).fit(fresh=True)
+    assert (tmp_path / 'state').is_dir()
+
+
+def test_another_last_epoch_is_another_run(tmp_path: Path) -> None:
+    make_trainer(tmp_path, last_epoch=3).fit()
+    with pytest.raises(ValueError, match='last_epoch was 3 and is 2'):
+        make_trainer(tmp_path, last_epoch=2).fit()
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=rf"'last_epoch' .*\(got {wrong}\)"):
+            make_trainer(tmp_path, last_epoch=wrong)
 
 
 def test_a_finished_run_is_not_trained_again(
