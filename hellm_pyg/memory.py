@@ -135,8 +135,9 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
         encoded += _encoded(own, sizes)
     members = len(config.ensemble.members)
     # Of every member standardised and among rivals, which have an int64 each, of the
-    # sums, and of those that one of them compares (see choose_weights).
-    scores = 4 * (2 * members + 5) * config.eval.batch_size * sizes.num_items
+    # sums, and of those that one of them compares (see choose_weights); where torch has
+    # several threads it counts what it selects in two int64 each.
+    scores = 4 * (2 * members + 9) * config.eval.batch_size * sizes.num_items
     combinations = len(set(config.ensemble.grid)) ** (members - 1) + members
     return {
         **rows,

@@ -269,6 +269,6 @@ def test_an_ensemble_holds_ranks_and_encoded_catalogues(tmp_path: Path) -> None:
     config = load_config('ensemble', ['ensemble.members={}', *more])
     rows = estimate_run(config, users=100, items=50)
     assert rows['ranks of all combinations'] == 2 * 4 * 100 * (3**2 + 3)
-    assert rows['scores of a validation batch'] == 4 * 7 * 50 * (2 * 3 + 5)
+    assert rows['scores of a validation batch'] == 4 * 7 * 50 * (2 * 3 + 9)
     widths = {'seq': 64 * 50, 'graph': 64 * 150 * 2, 'hellm': 2 * 16 * 50}
     assert rows['encoded catalogues (at most)'] == 4 * sum(widths.values())

@@ -84,6 +84,6 @@ def contest(
     row = kept.nonzero().view(-1)
     number = rival[row].sum(dim=1, dtype=torch.int32)
     place = torch.arange(row.numel(), device=row.device).repeat_interleave(number)
-    # Masks, unlike indices, take a byte a score.
+    # Masks, unlike indices, stay at a byte a score.
     parts = [torch.cat([s[row, target[row]], s.masked_select(rival)]) for s in scores]
     return Contest(row, place, parts)

@@ -135,7 +135,10 @@ def test_what_saw_the_validation_items_is_not_compared(
     ]
 
 
-def test_one_model_has_no_tests(tmp_path: Path) -> None:
+def test_one_model_has_no_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('HELLM_DATA', raising=False)
     write(tmp_path, result('alone', ranks(50, 1, 1)))
     write(tmp_path, refit('alone_refit', ranks(50, 1, 2)))
     assert analyse(load(tmp_path)[0], ['alone'], QUICK).tests == []
