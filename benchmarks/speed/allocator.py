@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 
 from hellm_pyg.allocator import keep_freed_memory
+from hellm_pyg.training.record import commit
 
 
 def step_seconds(recipe: str, dataset: str, steps: int) -> float:
@@ -78,7 +79,7 @@ def main() -> None:
         print(f' {default / kept:.2f} |', flush=True)
     if args.out is not None:
         settings = {k: v for k, v in vars(args).items() if k not in ('out', 'kind')}
-        settings |= {'cores': os.cpu_count()}
+        settings |= {'cores': os.cpu_count(), 'commit': commit()}
         args.out.write_text(json.dumps({'settings': settings, 'rows': rows}, indent=2))
 
 
