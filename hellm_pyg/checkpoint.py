@@ -243,7 +243,8 @@ def save_tensors(
         seen.add(storage)
     # The file is written here rather than by safetensors, whose own error hides
     # what the operating system said (a full disk).
-    content = save(plain, metadata=dict(metadata or {}))
+    # Without tensors an empty mapping of metadata would make it a damaged file.
+    content = save(plain, metadata=dict(metadata) if metadata else None)
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 

@@ -204,6 +204,13 @@ def test_tensors_round_trip(
     assert tensor_hash(loaded) == tensor_hash(tensors)
 
 
+def test_no_tensors_are_a_file_too(tmp_path: Path) -> None:
+    for metadata in (None, {}, {'note': 'hi'}):
+        save_tensors(tmp_path / 'x', {}, metadata)
+        assert load_tensors(tmp_path / 'x') == {}
+        assert load_metadata(tmp_path / 'x') == (metadata or {})
+
+
 def test_shared_and_transposed_tensors(tmp_path: Path) -> None:
     x = torch.arange(6.0).reshape(2, 3)
     save_tensors(tmp_path / 'x', {'x': x, 'same': x, 'view': x[1], 't': x.t()})

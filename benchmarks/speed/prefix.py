@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import AttentionInterface, DynamicCache, LlamaConfig, LlamaModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-from hellm_pyg.llm.prefix_attention import NAME, PrefixStates
+from hellm_pyg.llm.prefix_attention import NAME
+from hellm_pyg.llm.prefix_states import PrefixStates
 
 SHAPE = {
     'hidden_size': 576,

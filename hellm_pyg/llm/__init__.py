@@ -9,7 +9,7 @@ from hellm_pyg.llm.feature_files import encode_features
 from hellm_pyg.llm.features import ImageFeatures, TextFeatures, encode_texts
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.prefix import GraphPrefix
-from hellm_pyg.llm.prefix_attention import PrefixStates
+from hellm_pyg.llm.prefix_states import PrefixStates
 from hellm_pyg.llm.presets import collm, e4srec, hellm, llara
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt

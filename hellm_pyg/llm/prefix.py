@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn import MLP
 
-from hellm_pyg.llm.prefix_attention import PrefixStates, Rotation
+from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
 from hellm_pyg.nn.aggr import SecondOrderAggregation
 
 EPS = 1e-5

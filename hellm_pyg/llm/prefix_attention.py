@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +10,9 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from hellm_pyg.llm.prefix_slots import SlotFactors, project_slots, slot_logit
+from hellm_pyg.llm.prefix_states import PrefixStates
 
 NAME = 'graph_prefix'
 
@@ -23,117 +23,8 @@ SHORT = 128
 # Keywords of layers whose logits are not plain products.
 SPECIAL = ('softcap', 'position_bias', 's_aux')
 
+# Post-rotary keys and values of tokens, a pair a layer.
 LayerKeyValues = list[tuple[Tensor, Tensor]]
-# Cosines and sines of positions, each [P, d].
-Rotation = tuple[Tensor, Tensor]
-
-
-@dataclass(eq=False)
-class PrefixStates:
-    r"""What the attention layers need to know of a graph prefix.
-
-    The slots of layer :math:`l` are never built. With the state :math:`u` of a
-    row or of a position, the bias :math:`b_{l,p}` of a slot, and the gain
-    :math:`\gamma`, slot :math:`p` has the key
-
-    .. math::
-        k_{l,p} = \mathbf{W}_k \frac{\gamma \odot (b_{l,p} + u)}{\rho_{l,p}},
-        \qquad
-        \rho_{l,p}^2 = \tfrac{1}{H} \left( \lVert b_{l,p} \rVert^2 + \lVert u
-        \rVert^2 + 2 \, b_{l,p}^{\top} u \right) + \epsilon
-
-    and likewise a value with states, biases and gain of its own. The products
-    with :math:`\gamma` and all :math:`1 / \rho` are taken once, here, for all
-    layers, :math:`1 / \rho` in at least single precision.
-
-    Args:
-        key: States :math:`u` of the keys, :math:`[B, T, H]` where each
-            position has its own (causal), or :math:`[B, 1, H]`. The batch may
-            be 1 for a prefix that all rows share.
-        value: States of the values, shaped alike.
-        key_bias: Biases :math:`b` of the keys, :math:`[L, P, H]`.
-        value_bias: Biases of the values, :math:`[L, P, H]`.
-        key_gain: Gain :math:`\gamma` of the keys, :math:`[H]`.
-        value_gain: Gain of the values, :math:`[H]`.
-        gate: A number a layer, :math:`[L]`: the slots get a softmax of their
-            own, and their share is scaled by the tanh of it. :obj:`None` for
-            one softmax over slots and tokens.
-        eps: Added to the mean square, and its lower bound.
-        rotation: Cosines and sines of the model's rotary embedding, each
-            :math:`[P, d]`, by which the keys of the slots are rotated;
-            :obj:`None` leaves all of them at position 0.
-
-    Raises:
-        ValueError: If the shapes do not fit together.
-    """
-
-    key: Tensor
-    value: Tensor
-    key_bias: Tensor
-    value_bias: Tensor
-    key_gain: Tensor
-    value_gain: Tensor
-    gate: Tensor | None = None
-    eps: float = 1e-5
-    rotation: Rotation | None = None
-
-    def __post_init__(self) -> None:
-        if self.key.dim() != 3 or self.key.shape != self.value.shape:
-            raise ValueError(
-                f"'key' and 'value' need to have one shape [B, T, H] (got "
-                f'{list(self.key.shape)} and {list(self.value.shape)})'
-            )
-        hidden_size = self.key.shape[-1]
-        shape = self.key_bias.shape
-        if len(shape) != 3 or shape[2] != hidden_size or shape != self.value_bias.shape:
-            raise ValueError(
-                f"'key_bias' and 'value_bias' need to have one shape "
-                f'[L, P, {hidden_size}] (got {list(shape)} and '
-                f'{list(self.value_bias.shape)})'
-            )
-        if self.rotation is not None and len(self.rotation[0]) != shape[1]:
-            raise ValueError(
-                f"'rotation' needs a position for each of {shape[1]} slots (got "
-                f'{len(self.rotation[0])})'
-            )
-        # One `unbind` has one backward; indexing has one full gradient a layer.
-        self.key_state = self.key * self.key_gain
-        self.value_state = self.value * self.value_gain
-        self.key_slot = (self.key_bias * self.key_gain).unbind(0)
-        self.value_slot = (self.value_bias * self.value_gain).unbind(0)
-        self.key_scale = _inverse_rms(self.key, self.key_bias, self.eps).unbind(0)
-        self.value_scale = _inverse_rms(self.value, self.value_bias, self.eps).unbind(0)
-        self.share = None if self.gate is None else self.gate.tanh().unbind(0)
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers :math:`L`."""
-        return self.key_bias.shape[0]
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of slots :math:`P` in each layer."""
-        return self.key_bias.shape[1]
-
-
-def _inverse_rms(state: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Inverse root mean squares of all sums of a state and a bias, [L, B, T, P]."""
-    dtype = torch.promote_types(state.dtype, torch.float32)
-    with torch.autocast(state.device.type, enabled=False):
-        state, bias = state.to(dtype), bias.to(dtype)
-        cross = torch.einsum('bth,lph->lbtp', state, bias) * (2 / state.shape[-1])
-        square = bias.square().mean(-1)[:, None, None] + cross
-        square = square + state.square().mean(-1)[None, :, :, None]
-        return (square + eps).clamp(min=eps).rsqrt()
-
-
-class _Factors(NamedTuple):
-    """What makes a position's slots: ``(rows + state) * scale + bias``."""
-
-    state: Tensor  # [B, Hkv, 1, T, d]
-    scale: Tensor  # [B, 1, 1, T, P]
-    bias: Tensor | None  # [Hkv, 1, 1, d]
-    rotation: Rotation | None  # [P, d]
 
 
 def graph_prefix_attention(
@@ -201,7 +92,7 @@ def graph_prefix_attention(
         keys.insert(0, context[layer][0])
         values.insert(0, context[layer][1])
     if prefix is not None:
-        rows, factors = _project(module, layer, prefix, query, dtype)
+        rows, factors = project_slots(module, layer, prefix, query, dtype)
         keys.insert(0, rows[0])
         values.insert(0, rows[1])
         share = None if prefix.share is None else prefix.share[layer]
@@ -269,7 +160,7 @@ def _attend(
     scaling: float,
     dropout: float,
     P: int,
-    factors: tuple[_Factors, _Factors] | None,
+    factors: tuple[SlotFactors, SlotFactors] | None,
     share: Tensor | None,
 ) -> Tensor:
     """Attention by matrix products, queries grouped by the key head they share."""
@@ -282,7 +173,7 @@ def _attend(
     logit = logit.view(B, Hkv, -1, T, N)
     if factors is not None:
         heads = query.view(B, Hkv, -1, T, d)
-        slot = _slot_logit(logit[..., :P], heads, scaling, *factors[0])
+        slot = slot_logit(logit[..., :P], heads, scaling, *factors[0])
         logit = torch.cat([slot, logit[..., P:]], dim=-1)
     if share is None:
         weight = _softmax(logit)
@@ -302,46 +193,6 @@ def _attend(
     return out.view(B, Hq, T, -1)
 
 
-def _slot_logit(
-    logit: Tensor,
-    query: Tensor,
-    scaling: float,
-    state: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    rotation: Rotation | None,
-) -> Tensor:
-    slot = (logit + scaling * _products(query, state, rotation)) * scale
-    if bias is not None:
-        slot = slot + scaling * _products(query, bias, rotation)
-    return slot.to(logit.dtype)
-
-
-def _products(query: Tensor, key: Tensor, rotation: Rotation | None) -> Tensor:
-    """Queries times a key that all slots share, rotated to each slot's position.
-
-    No key is rotated for each slot: the cosines and sines of a slot weigh the
-    elements of two products that all slots share.
-    """
-    if rotation is None:
-        return (query * key).sum(-1, True)
-    cos, sin = (part.to(query.dtype) for part in rotation)
-    return (query * key) @ cos.mT + (query * _rotate_half(key)) @ sin.mT
-
-
-def _rotate_half(x: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
-
-
-def _rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
-    """Rotates the keys of the slots, [..., P, heads, d]."""
-    if rotation is None:
-        return x
-    cos, sin = (part.to(x.dtype).unsqueeze(1) for part in rotation)
-    return x * cos + _rotate_half(x) * sin
-
-
 def _softmax(logit: Tensor) -> Tensor:
     dtype = torch.promote_types(logit.dtype, torch.float32)
     return logit.softmax(-1, dtype=dtype).to(logit.dtype)
@@ -358,80 +209,6 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 def _concatenate(parts: list[Tensor], batch_size: int, dtype: torch.dtype) -> Tensor:
     parts = [part.to(dtype).expand(batch_size, -1, -1, -1) for part in parts]
     return torch.cat(parts, dim=2)
-
-
-def _project(
-    module: torch.nn.Module,
-    layer: int,
-    prefix: PrefixStates,
-    query: Tensor,
-    dtype: torch.dtype,
-) -> tuple[list[Tensor], tuple[_Factors, _Factors] | None]:
-    """Keys and values of a layer's slots, those of single positions in factors."""
-    B, _, T, d = query.shape
-    if layer >= prefix.num_layers:
-        raise ValueError(
-            f"'prefix' needs slots for every layer (got {prefix.num_layers} layers, "
-            f'none for layer {layer})'
-        )
-    if prefix.key.shape[0] not in (1, B) or prefix.key.shape[1] not in (1, T):
-        raise ValueError(
-            f"'prefix' needs one state a row or a position, [{B}, 1 or {T}, H] (got "
-            f'{list(prefix.key.shape)})'
-        )
-    if not (hasattr(module, 'k_proj') and hasattr(module, 'v_proj')):
-        raise ValueError(
-            "'prefix' needs attention layers with 'k_proj' and 'v_proj', as in LLaMA, "
-            f'Mistral and Qwen (got {type(module).__name__})'
-        )
-    rows, factors = [], []
-    for projection, slot, state, scale, rotation in (
-        (
-            module.k_proj,
-            prefix.key_slot,
-            prefix.key_state,
-            prefix.key_scale,
-            prefix.rotation,
-        ),
-        (
-            module.v_proj,
-            prefix.value_slot,
-            prefix.value_state,
-            prefix.value_scale,
-            None,
-        ),
-    ):
-        linear, bias = _without_bias(cast(torch.nn.Module, projection))
-        row = linear(slot[layer].to(dtype)).to(dtype).unflatten(-1, (-1, d))
-        states = linear(state.to(dtype)).to(dtype).unflatten(-1, (-1, d))
-        bias = None if bias is None else bias.to(dtype).view(-1, d)
-        if state.shape[1] == 1:
-            # All queries of a row see the same slots: ordinary keys, then.
-            row = (row + states) * scale[layer].mT.unsqueeze(-1)
-            row = row.to(dtype) if bias is None else row.to(dtype) + bias
-            rows.append(_rotate(row, rotation).transpose(1, 2))
-            continue
-        rows.append(_rotate(row, rotation).transpose(0, 1).unsqueeze(0))
-        bias = None if bias is None else bias[:, None, None]
-        states = states.transpose(1, 2).unsqueeze(2)
-        scales = scale[layer][:, None, None]
-        factors.append(_Factors(states, scales, bias, rotation))
-    return rows, (factors[0], factors[1]) if factors else None
-
-
-def _without_bias(
-    projection: torch.nn.Module,
-) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """A projection without adapters and without its bias, and the bias."""
-    while hasattr(projection, 'base_layer'):
-        projection = cast(torch.nn.Module, projection.base_layer)
-    bias = cast('Tensor | None', getattr(projection, 'bias', None))
-    if bias is None:
-        return projection, None
-    if type(projection) is torch.nn.Linear:
-        # Large biases, as Qwen2's, would swallow the low bits of the product.
-        return partial(F.linear, weight=projection.weight), bias
-    return lambda x: projection(x) - bias, bias
 
 
 def graph_prefix_mask(*args: Any, **kwargs: Any) -> Tensor:

@@ -30,7 +30,8 @@ from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.parts import check_names, check_prefix, check_prompt
 from hellm_pyg.llm.prefix import GraphPrefix
-from hellm_pyg.llm.prefix_attention import LayerKeyValues, PrefixStates, Rotation
+from hellm_pyg.llm.prefix_attention import LayerKeyValues
+from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import numpy as np
-import torch
-import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch.nn import Module
 from torch_geometric.data import HeteroData
 
-from hellm_pyg.checkpoint import load_json, load_tensors, save_json, save_tensors
+from hellm_pyg.checkpoint import load_json, save_json
 from hellm_pyg.config import EvalConfig, TrainConfig
 from hellm_pyg.data.loader import Loader
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.evaluation.metrics import NaNScoresError, cutoff_of
 from hellm_pyg.evaluation.scoring import place
+from hellm_pyg.training.folder import TrainingFolder
 from hellm_pyg.training.interrupt import Interrupts
 from hellm_pyg.training.log import RunLog, epoch_line
 from hellm_pyg.training.outputs import export, summary
-from hellm_pyg.training.processes import main_first, make_accelerator
+from hellm_pyg.training.processes import make_accelerator
 from hellm_pyg.training.schedule import learning_rate
-from hellm_pyg.training.state import (
-    PROGRESS,
-    WEIGHTS,
-    Progress,
-    load_state,
-    load_trained,
-    random_state,
-    read_progress,
-    save_state,
-    set_random_state,
-    trained_tensors,
-)
+from hellm_pyg.training.state import Progress
 from hellm_pyg.training.step import Gradient, Stepper, Trainable
 
 LINES_PER_EPOCH = 10
-STATE, BEST, METRICS = 'state', 'best', 'metrics.json'
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
@@ -127,7 +114,13 @@ class Trainer:
         own = {} if last_epoch is None else {'last_epoch': last_epoch}
         self.settings = self._make_settings({**(settings or {}), **own})
         self.state = Progress()
-        self._generators: list[dict[str, Any]] = []
+        self._folder = TrainingFolder(
+            self.run_dir,
+            cast(Module, model),
+            self._stepper.optimizer,
+            self.settings,
+            self.accelerator,
+        )
         self._interrupts = Interrupts()
 
     @property
@@ -172,7 +165,8 @@ class Trainer:
                 and the best weights stay.
             KeyboardInterrupt: After Ctrl-C.
         """
-        self._start(fresh)
+        self.state = self._folder.start(fresh)
+        self._saved = time.monotonic()
         if not self.state.stopped:
             self._log = RunLog(
                 self.run_dir,
@@ -191,33 +185,6 @@ class Trainer:
                 self._log.close()
         return self._finish()
 
-    def _start(self, fresh: bool) -> None:
-        """Reads the state of the folder, or makes the folder ready for a new run."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        folder = self.run_dir / STATE
-        with main_first(self.accelerator):  # puts a half-swapped folder back
-            found = None if fresh else read_progress(folder, self.settings)
-        self.accelerator.wait_for_everyone()
-        self.state = Progress() if found is None else found
-        if found is not None:
-            optimizer = self._stepper.optimizer
-            self._generators = load_state(folder, self.model, optimizer)
-        elif not fresh and (self.run_dir / METRICS).is_file():
-            raise ValueError(
-                f"'run_dir' needs a folder to train in (got '{self.run_dir}', which "
-                f"holds a finished run without its '{STATE}'): take what it has "
-                f"trained, choose another folder, or call 'fit(fresh=True)'"
-            )
-        elif self._main:
-            for pattern in (METRICS, f'{BEST}/epoch-*', 'tensorboard/events.out.*'):
-                for path in self.run_dir.glob(pattern):
-                    path.unlink()
-            for former in (folder, folder.with_name(f'.{STATE}.old')):
-                if (former / PROGRESS).is_file():
-                    shutil.rmtree(former)
-        self.accelerator.wait_for_everyone()
-        self._saved = time.monotonic()
-
     def _steps(self, epoch: int) -> int:
         self.loader.set_epoch(epoch)
         if len(self.loader) == 0:
@@ -233,11 +200,7 @@ class Trainer:
         set_seed(_seed(self.config.seed, epoch, 0))
         self.model.on_epoch_start(self._on_device)
         set_seed(_seed(self.config.seed, epoch, 1 + rank))
-        if self.state.step > 0 and self._generators:  # resumed within the epoch
-            path = self.run_dir / STATE / WEIGHTS
-            load_trained(self.model, load_tensors(path), f"'{path}'")
-            set_random_state(self._generators[rank], self.device)
-        self._generators = []
+        self._folder.resume_epoch(self.state.step)
 
     def _epoch(self) -> None:
         state, accumulate = self.state, self.config.accumulate
@@ -266,7 +229,7 @@ class Trainer:
         self._check_weights()
         self._validate(steps)
         self._save()
-        self._prune()
+        self._folder.prune(state.best_epoch)
         if self._stepper.sum(float(self._interrupts.pending))[0] > 0:
             self._stop(save=False)
 
@@ -296,8 +259,8 @@ class Trainer:
 
     def _diverged(self, what: str, step: int) -> NonFiniteLossError:
         kept, where = 'no state had been saved yet', ''
-        if (self.run_dir / STATE).is_dir():
-            kept = f"the last good state stays in '{self.run_dir / STATE}'"
+        if self._folder.state.is_dir():
+            kept = f"the last good state stays in '{self._folder.state}'"
             where = (
                 " in another folder ('run_dir', or '--out' on the command line): this "
                 'one goes on with its own settings only'
@@ -340,8 +303,7 @@ class Trainer:
         epoch, began = state.epoch + 1, time.perf_counter()
         if config.split != 'train':  # nothing is left to choose by: the last is kept
             state.best_epoch = epoch
-            if self._main:
-                save_tensors(self._best_file(), trained_tensors(self.model))
+            self._folder.keep_best(epoch)
         elif epoch % config.eval_every == 0 or epoch >= self._last_epoch:
             metrics = self._measure()
             value = metrics[config.metric]
@@ -349,8 +311,7 @@ class Trainer:
             if state.best is None or value > state.best:
                 state.best, state.best_epoch = value, epoch
                 state.best_metrics, state.waited = metrics, 0
-                if self._main:
-                    save_tensors(self._best_file(), trained_tensors(self.model))
+                self._folder.keep_best(epoch)
         record = {
             'epoch': epoch,
             'loss': state.loss / state.targets,
@@ -393,34 +354,11 @@ class Trainer:
             raise self._diverged(what, self.state.step) from error
         return found.metrics
 
-    def _best_file(self) -> Path:
-        return self.run_dir / BEST / f'epoch-{self.state.best_epoch:05d}.safetensors'
-
     def _save(self) -> None:
         self._check_weights()
         self.state.position = self._log.position
-        own = random_state(self.device)
-        generators: list[Any] = [own]
-        if self._processes > 1:
-            generators = [None] * self._processes
-            torch.distributed.all_gather_object(generators, own)
-        if self._main:
-            save_state(
-                self.run_dir / STATE,
-                self.model,
-                self._stepper.optimizer,
-                self.state,
-                self.settings,
-                generators,
-            )
+        self._folder.save(self.state)
         self._saved = time.monotonic()
-
-    def _prune(self) -> None:
-        """Drops former best weights, once the saved state knows of the new ones."""
-        if self._main:
-            for path in (self.run_dir / BEST).glob('epoch-*.safetensors'):
-                if path != self._best_file():
-                    path.unlink()
 
     def _stop(self, save: bool = True) -> NoReturn:
         if save:
@@ -429,7 +367,7 @@ class Trainer:
         if self._main:
             print(
                 f'Interrupted in epoch {self.state.epoch + 1}, after '
-                f"{self.state.step} steps. The state is in '{self.run_dir / STATE}': "
+                f"{self.state.step} steps. The state is in '{self._folder.state}': "
                 f'the same command goes on from there.',
                 file=sys.stderr,
             )
@@ -437,10 +375,9 @@ class Trainer:
 
     def _finish(self) -> dict[str, float]:
         """Puts the best weights in place and writes what the run leaves behind."""
-        best = load_tensors(self._best_file())
-        load_trained(self.model, best, f"'{self._best_file()}'")
+        self._folder.load_best(self.state.best_epoch)
         self.model.eval()
-        path = self.run_dir / METRICS
+        path = self._folder.metrics
         if self._main and not path.is_file():
             found = summary(
                 self.state,

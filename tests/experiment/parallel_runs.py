@@ -1,4 +1,4 @@
-"""A script that runs whole experiments; run by ``test_experiment_processes.py``.
+"""A script that runs whole experiments; run by ``test_processes.py``.
 
 The processes are forked, which is safe here only: nothing has computed before.
 """

@@ -15,7 +15,7 @@ import torch
 from hellm_pyg.checkpoint import load_json, load_tensors, save_json
 from tests.shop import write_llm, write_shop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RUNS = ('graph', 'seq', 'llm')
 # Moves all scores alike: its gradient is rounding, which Adam makes as large as any.
 NO_GRADIENT = 'head.adapter.mlp.lins.1.bias'
@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('runs')
     save_json(folder / 'overrides.json', write_shop(folder))
     write_llm(folder / 'tiny')
-    script = [sys.executable, '-m', 'tests.parallel_runs', str(folder)]
+    script = [sys.executable, '-m', 'tests.experiment.parallel_runs', str(folder)]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
     subprocess.run(script, cwd=ROOT, env=environment, check=True, timeout=250)
     return folder

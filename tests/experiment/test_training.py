@@ -10,26 +10,12 @@ import torch
 
 from hellm_pyg import checkpoint, experiment
 from hellm_pyg.assembly import resolve_paths
-from hellm_pyg.config import Config, load_config, save_config
+from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.split import history_edges
-from hellm_pyg.evaluation import Protocol, evaluate
+from hellm_pyg.evaluation import evaluate
 from hellm_pyg.recommendation import recommend
+from tests.experiment.configs import SMALL, shop_config
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
-
-SMALL = ['model.embedding_dim=8', 'train.eval_every=1']
-
-
-def shop_config(folder: Path, recipe: str, *overrides: str) -> Config:
-    return load_config(recipe, [*write_shop(folder), *overrides])
-
-
-@pytest.fixture(scope='module')
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shop with both phase-1 runs."""
-    folder = tmp_path_factory.mktemp('shop')
-    for name, recipe in (('graph', 'pretrain_best'), ('seq', 'sasrec')):
-        experiment.pretrain(shop_config(folder, recipe, *SMALL), folder / name)
-    return folder
 
 
 def test_run_folder_of_phase_one(shop: Path) -> None:
@@ -45,24 +31,6 @@ def test_run_folder_of_phase_one(shop: Path) -> None:
     assert metrics['settings']['model']['scope'] == 'batch'
     found = evaluate(run.model, run.data, 'val', max_len=8)
     assert metrics['metrics'] == pytest.approx(found.metrics)
-
-
-def test_evaluation_is_kept_under_its_protocol(shop: Path) -> None:
-    headline = experiment.evaluate_run(shop / 'seq')
-    assert headline.protocol == Protocol()
-    other = experiment.evaluate_run(
-        shop / 'seq', 'test', ['eval.mask=none', 'eval.history=train', 'eval.ks=[5]']
-    )
-    assert other.protocol == Protocol('train', 'none')
-    assert set(other.metrics) == {'R@5', 'N@5', 'MRR@5'}
-    results = json.loads((shop / 'seq' / 'evaluation.json').read_text())
-    assert results['test, history=train+val, mask=seen']['metrics'] == headline.metrics
-    assert results['test, history=train, mask=none']['metrics'] == other.metrics
-    ranks = checkpoint.load_tensors(
-        shop / 'seq' / 'ranks-test-train+val-seen.safetensors'
-    )
-    assert torch.equal(ranks['rank'], headline.rank)
-    assert torch.equal(ranks['user'], headline.user)
 
 
 def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> None:
@@ -181,14 +149,6 @@ def test_phases_are_told_apart(tmp_path: Path) -> None:
     assert not (tmp_path / 'run').exists()
 
 
-def test_folders_without_a_finished_run(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'run' needs .* of a run .*'config\.yaml'"):
-        experiment.load_run(tmp_path)
-    save_config(Config(), tmp_path / 'config.yaml')
-    with pytest.raises(ValueError, match='not trained to its end'):
-        experiment.load_run(tmp_path)
-
-
 def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
     run = tmp_path / 'run'
     config = shop_config(tmp_path, 'sasrec', 'model.name=Popularity')
@@ -213,20 +173,6 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
             experiment.load_run(run)
 
 
-def test_run_of_other_data_is_refused(tmp_path: Path) -> None:
-    config = shop_config(tmp_path, 'sasrec', 'model.name=Popularity')
-    experiment.pretrain(config, tmp_path / 'run')
-    with (tmp_path / 'log.csv').open('a') as file:
-        file.write('newcomer,p001,1\n')
-    with pytest.raises(ValueError, match=r'trained on other data.*got 31 and 24'):
-        experiment.load_run(tmp_path / 'run')
-    moved = tmp_path / 'moved'
-    moved.mkdir()
-    overrides = write_shop(moved)
-    run = experiment.load_run(tmp_path / 'run', overrides[:2])
-    assert run.config.data.interactions == str(moved / 'log.csv')
-
-
 def test_folder_of_a_run_that_failed_at_once_can_be_used(tmp_path: Path) -> None:
     wrong = shop_config(tmp_path, 'sasrec', *SMALL, 'train.lr=1e30', 'train.clip=null')
     with pytest.raises(ValueError, match='no state had been saved yet'):
@@ -236,22 +182,6 @@ def test_folder_of_a_run_that_failed_at_once_can_be_used(tmp_path: Path) -> None
     assert experiment.load_run(tmp_path / 'run').config.train.lr == config.train.lr
     with pytest.raises(ValueError, match=r"holds a run of another .*'train.lr'"):
         experiment.pretrain(wrong, tmp_path / 'run')
-
-
-def test_changed_interactions_of_the_same_catalogue_are_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    experiment.pretrain(shop_config(tmp_path, 'sasrec', *SMALL), tmp_path / 'run')
-    experiment.load_run(tmp_path / 'run')
-    assert 'have changed' not in caplog.text
-    log = tmp_path / 'log.csv'
-    first, *rest = log.read_text().splitlines(keepends=True)
-    log.write_text(first + ''.join(rest[:-1]))
-    experiment.load_run(tmp_path / 'run')
-    assert 'have changed since it was trained' in caplog.text
-    with pytest.raises(ValueError, match=r"run' was trained on other interactions or"):
-        experiment.evaluate_run(tmp_path / 'run')
-    assert not (tmp_path / 'run' / 'evaluation.json').exists()
 
 
 @pytest.mark.parametrize('weights', ['trained', 'random'])
@@ -279,24 +209,6 @@ def test_a_whole_backbone_is_trained_saved_and_recommends(
     assert {p.dtype for p in run.model.backbone.parameters()} == {torch.float32}
     rows = recommend(run.model, run.data, run.ids, run.ids.users[:3], [['p001']], k=2)
     assert len(rows) == 8
-
-
-def test_results_of_other_settings_are_not_kept(
-    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(shop / 'seq', tmp_path / 'run')
-    headline = experiment.evaluate_run(tmp_path / 'run')
-    before = (tmp_path / 'run' / 'evaluation.json').read_bytes()
-    for override in ('data.sample=0.2', 'train.max_len=2'):
-        other = experiment.evaluate_run(tmp_path / 'run', 'test', [override])
-        assert other.metrics != headline.metrics
-        key = override.partition('=')[0]
-        assert f"the result is not kept, as '{key}' is not that of" in caplog.text
-    assert (tmp_path / 'run' / 'evaluation.json').read_bytes() == before
-    moved = [one for one in write_shop(tmp_path) if 'data.' in one]
-    experiment.evaluate_run(tmp_path / 'run', 'val', moved)
-    found = json.loads((tmp_path / 'run' / 'evaluation.json').read_text())
-    assert 'val, history=train+val, mask=seen' in found
 
 
 def test_a_finished_run_needs_no_state(

@@ -1,0 +1,148 @@
+"""A model taken out of its run folder, and its ranks of held-out items kept there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch_geometric.data import HeteroData
+
+from hellm_pyg import checkpoint
+from hellm_pyg.assembly import build_data
+from hellm_pyg.config import Config, load_run_config
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
+from hellm_pyg.experiment.preparation import own_share
+from hellm_pyg.held_out import TRAINED_ON, check_held_out
+from hellm_pyg.run_folder import (
+    CONFIG,
+    FILES,
+    check_data,
+    check_finished,
+    check_unchanged,
+    differing,
+    load_model,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RESULTS = 'evaluation.json'
+
+logger = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """A trained model beside everything that it was trained with."""
+
+    folder: Path
+    config: Config
+    data: HeteroData
+    ids: IdMap
+    model: Any
+
+
+def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """Loads a trained model with its data.
+
+    Args:
+        run_dir: Folder of a finished run.
+        overrides: Changes of the configuration, as ``data.root=...`` for data
+            that have moved.
+
+    Raises:
+        ValueError: If there is no finished run, or the data are not those that
+            the model was trained on.
+    """
+    run_dir = Path(run_dir)
+    check_finished(run_dir)
+    config = load_run_config(run_dir / CONFIG, overrides)
+    data, ids = build_data(config.data)
+    check_data(run_dir, data, ids)
+    model = load_model(run_dir, config, data, ids)
+    return Run(run_dir, config, data, ids, model.eval())
+
+
+def evaluate_run(
+    run_dir: str | Path, split: str = 'test', overrides: Sequence[str] = ()
+) -> Evaluation:
+    """Ranks every user's held-out item and keeps the result with the run.
+
+    Metrics go to ``evaluation.json`` under the split and the protocol, ranks to
+    ``ranks-<split>-<history>-<mask>.safetensors``. Only the section ``eval`` of the
+    configuration may be another one for that: the result of other changes, as of
+    ``data.sample``, is returned and not kept.
+
+    Args:
+        run_dir: Folder of a finished run.
+        split: ``'val'`` or ``'test'``.
+        overrides: Changes of the configuration, as ``eval.mask=none``.
+
+    Raises:
+        ValueError: See :func:`load_run`, and if the items of the split were trained on,
+            or the interactions or features have changed since the training.
+    """
+    from hellm_pyg.training.processes import main_first, make_accelerator
+
+    run_dir = Path(run_dir)
+    check_finished(run_dir)
+    config = load_run_config(run_dir / CONFIG)
+    if split in TRAINED_ON[config.train.split]:
+        raise ValueError(
+            f"'split' needs items that were not trained on (got {split!r} for "
+            f"'{run_dir}', which has train.split={config.train.split!r})"
+        )
+    try:  # the overrides may be about what is held out
+        check_held_out(config, load_run_config(run_dir / CONFIG, overrides))
+    except ValueError as error:
+        raise ValueError(f"'{run_dir}' cannot be evaluated: {error}") from error
+    accelerator = make_accelerator()
+    with main_first(accelerator):
+        run = load_run(run_dir, overrides)
+    check_unchanged(run_dir, run.data)
+    result = rank_users(run.config, run.model, run.data, split, accelerator)
+    changed = [
+        key
+        for key in differing(config, run.config)
+        if not key.startswith(('eval.', *FILES))
+    ]
+    if changed:
+        logger.warning(
+            "%s: the result is not kept, as '%s' is not that of the run",
+            run_dir,
+            "', '".join(changed),
+        )
+    elif accelerator.is_main_process:
+        _keep(run_dir, split, result)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def rank_users(
+    config: Config, model: Any, data: HeteroData, split: Any, accelerator: Accelerator
+) -> Evaluation:
+    """Ranks the users; processes share them, unless the model is one that counts."""
+    protocol = Protocol(config.eval.history, config.eval.mask)
+    return evaluate(
+        model,
+        data,
+        split,
+        config.eval.ks,
+        protocol,
+        config.eval.batch_size,
+        max_len=config.train.max_len,
+        shard=own_share(model, accelerator),
+        progress=accelerator.is_main_process,
+    )
+
+
+def _keep(folder: Path, split: str, result: Evaluation) -> None:
+    path = folder / RESULTS
+    results = checkpoint.load_json(path, dict) if path.is_file() else {}
+    results[f'{split}, {result.protocol}'] = result.to_dict()
+    checkpoint.save_json(path, results)
+    name = f'ranks-{split}-{result.protocol.history}-{result.protocol.mask}.safetensors'
+    ranks = {'rank': result.rank, 'user': result.user}
+    checkpoint.save_tensors(folder / name, ranks)

@@ -1,0 +1,133 @@
+"""The two phases: a configuration is trained into a folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch_geometric.data import HeteroData
+
+from hellm_pyg import checkpoint
+from hellm_pyg.assembly import build_llm, build_loader, build_model, resolve_paths
+from hellm_pyg.config import Config, TrainConfig, to_dict
+from hellm_pyg.datasets.ids import IdMap
+from hellm_pyg.experiment.evaluation import rank_users
+from hellm_pyg.experiment.preparation import check_phase, prepare
+from hellm_pyg.keys import in_words_of
+from hellm_pyg.refit import chosen_epochs, former_run, validation
+from hellm_pyg.run_folder import (
+    IDS,
+    METRICS,
+    WEIGHTS,
+    check_unchanged,
+    claim,
+    is_without_state,
+    read_metrics,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(config: Config, run_dir: str | Path) -> dict[str, float]:
+    """Trains a model of phase 1 and exports its vectors for phase 2.
+
+    The folder gets ``config.yaml`` and what the
+    :class:`~hellm_pyg.training.Trainer` leaves. The same call goes on where a
+    stopped one was.
+
+    Args:
+        config: The experiment, with a section ``model``.
+        run_dir: Folder of the run.
+
+    Returns:
+        The best metrics on validation; none where its items are trained on.
+
+    Raises:
+        ValueError: If the configuration cannot be run, or the folder holds a run
+            of another one.
+    """
+    check_phase('pretrain', 'model', config)
+    run_dir, config = Path(run_dir), resolve_paths(config)
+    accelerator, data, ids = prepare(config)
+    model: Any = build_model(config, data)
+    claim(run_dir, config, accelerator.is_main_process)
+    return _train(config, run_dir, model, data, ids, accelerator)
+
+
+def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
+    """Trains a language-model recommender on the tables of phase 1.
+
+    The folder gets ``config.yaml`` and what the
+    :class:`~hellm_pyg.training.Trainer` leaves, the model as
+    ``save_pretrained`` writes it. The same call goes on where a stopped one was.
+
+    Args:
+        config: The experiment, with a section ``llm``.
+        run_dir: Folder of the run.
+
+    Returns:
+        The best metrics on validation; none where its items are trained on.
+
+    Raises:
+        ValueError: If the configuration cannot be run, a table is of other data,
+            or the folder holds a run of another configuration.
+    """
+    check_phase('finetune', 'llm', config)
+    run_dir, config = Path(run_dir), resolve_paths(config)
+    accelerator, data, ids = prepare(config)
+    model = build_llm(config, data, ids)
+    claim(run_dir, config, accelerator.is_main_process)
+    return _train(config, run_dir, model, data, ids, accelerator)
+
+
+def _train(
+    config: Config,
+    run_dir: Path,
+    model: Any,
+    data: HeteroData,
+    ids: IdMap,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    from hellm_pyg.training import Trainer
+
+    former = config.train.refit and former_run(config, data, ids)
+    loader = build_loader(config, data, model)
+    if loader is not None:
+        if is_without_state(run_dir):
+            check_unchanged(run_dir, data)
+            logger.info('%s: finished before, nothing is done', run_dir)
+            return dict(read_metrics(run_dir)['metrics'])
+        settings = {'model': config.model, 'llm': to_dict(config)['llm']}
+        if former:
+            settings['refit'] = validation(former)
+        with in_words_of(TrainConfig, 'train'):
+            trainer = Trainer(
+                model,
+                data,
+                loader,
+                config.train,
+                run_dir,
+                config.eval,
+                ids,
+                settings,
+                accelerator=accelerator,
+                last_epoch=chosen_epochs(former) if former else None,
+            )
+        return trainer.fit()
+    model.fit(data)
+    found: dict[str, Any] = {'metrics': {}}
+    if config.train.split == 'train':
+        found = rank_users(config, model, data, 'val', accelerator).to_dict()
+    if former:
+        found['refit'] = validation(former)
+    found['split_fingerprint'] = data.split_fingerprint
+    if accelerator.is_main_process:
+        checkpoint.save_tensors(run_dir / WEIGHTS, model.state_dict())
+        checkpoint.save_json(run_dir / METRICS, found)
+        ids.save(run_dir / IDS)
+    accelerator.wait_for_everyone()
+    return found['metrics']
