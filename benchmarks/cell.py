@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hellm_pyg.assembly import build_data
 from hellm_pyg.checkpoint import check_entries, load_json, save_json
 from hellm_pyg.config import Config, load_config, load_run_config, parse, to_dict
 from hellm_pyg.evaluation import Protocol
-from hellm_pyg.run_folder import LLM_FOLDER, MEMBERS, WEIGHTS
+from hellm_pyg.run_folder import LLM_FOLDER, MEMBERS, WEIGHTS, changed_members
 from hellm_pyg.training.record import commit, peak_memory, versions
 
 LAST_RANK = 1000
@@ -28,6 +29,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     """Trains a cell to its end, reads the test items, writes the result."""
     config = load_config(cell.recipe, cell.overrides)
     train = getattr(experiment, phase(config))
+    _check_members(cell, config)
     began = time.perf_counter()
     train(config, cell.run_dir)
     fitting = time.perf_counter() - began
@@ -46,6 +48,9 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     evaluation = sum(result['seconds'] for result in test.values())
     device = metrics.get('device', 'cpu')
     data, _ = build_data(config.data)
+    validated = data['user'].val_item >= 0
+    if 'sample_mask' in data['user']:
+        validated &= data['user'].sample_mask
     save_json(
         path,
         {
@@ -59,7 +64,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             'parameters': metrics.get('parameters', 0),
             'trained_parameters': settings.get('trained_parameters', 0),
             'model_bytes': model_bytes(Path(cell.run_dir)),
-            'validation_users': int((data['user'].val_item >= 0).sum()),
+            'validation_users': int(validated.sum()),
             'device': device,
             'threads': torch.get_num_threads(),
             'seconds': {'training': training, 'evaluation': evaluation},
@@ -69,6 +74,22 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             'ranks': ranks,
         },
     )
+
+
+def _check_members(cell: Cell, config: Config) -> None:
+    """Refuses a finished ensemble of members that have been trained anew since.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    run_dir = Path(cell.run_dir)
+    if config.ensemble is None or not (run_dir / 'metrics.json').is_file():
+        return
+    if changed := changed_members(config.ensemble.members, run_dir):
+        raise ValueError(
+            f"'{run_dir}' holds an ensemble of former runs of {changed}: remove it, "
+            f'and run the cell again'
+        )
 
 
 def model_bytes(run_dir: Path) -> int:
@@ -102,6 +123,28 @@ def compact(rank: Tensor) -> dict[str, str]:
         f'at most {LAST_RANK}',
         'data': base64.b64encode(zlib.compress(doubled.tobytes(), 9)).decode(),
     }
+
+
+def up_to_date(
+    cell: Cell, table: Mapping[str, Cell], protocols: list[list[str]], folder: Path
+) -> bool:
+    """Whether a cell is :func:`finished`, and so is all that it reads.
+
+    Args:
+        cell: The cell.
+        table: All cells of its table by their keys.
+        protocols: Those of the table.
+        folder: Where the results lie.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    if not finished(cell, protocols, folder / f'{cell.key}.json'):
+        return False
+    return all(
+        source in table and up_to_date(table[source], table, protocols, folder)
+        for source in cell.sources
+    )
 
 
 def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:

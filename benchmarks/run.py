@@ -29,12 +29,12 @@ one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
-``benchmarks/results/<table>``. Cells that are finished under all protocols are skipped,
-killed ones go on, a failed one leaves ``....failed.json`` there and does not stop the
-rest. The test items are read for each protocol, after validation has chosen the
-weights; with ``protocols: []`` they are left alone, and the report compares the cells
-on validation with ``base``, which is the name of a cell or of a point of its grid, as
-in ``knn-knn=5``.
+``benchmarks/results/<table>``. Cells are skipped that are finished under all protocols,
+as are those whose runs they read; killed ones go on, a failed one leaves
+``....failed.json`` there and does not stop the rest. The test items are read for each
+protocol, after validation has chosen the weights; with ``protocols: []`` they are left
+alone, and the report compares the cells on validation with ``base``, which is the name
+of a cell or of a point of its grid, as in ``knn-knn=5``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import child
@@ -62,16 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ['HELLM_DATA'] = str(args.data.absolute())
     table = load_table(args.table)
     folder = args.results / args.table.stem
-    chosen = list(cells(table, args.datasets, args.seeds))
+    known = {cell.key: cell for cell in cells(table, args.datasets, args.seeds)}
     if args.cell is not None:
         child.follow_parent()
-        (cell,) = (cell for cell in chosen if cell.key == args.cell)
-        return _in_child(cell, table['protocols'], folder)
-    chosen = [cell for cell in chosen if _matches(cell, args.only)]
+        return _in_child(known[args.cell], table['protocols'], folder)
+    chosen = [cell for cell in known.values() if _matches(cell, args.only)]
     if not chosen:
         print(f'no cell is like {shlex.join(args.only)}', file=sys.stderr)
         return 2
-    return _run_all(chosen, table['protocols'], folder, argv, args.list)
+    return _run_all(chosen, known, table['protocols'], folder, argv, args.list)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,19 +96,19 @@ def _matches(cell: Cell, patterns: Sequence[str]) -> bool:
 
 def _run_all(
     chosen: Sequence[Cell],
+    known: Mapping[str, Cell],
     protocols: list[list[str]],
     folder: Path,
     argv: Sequence[str],
     only_list: bool,
 ) -> int:
-    from benchmarks.cell import command, finished
+    from benchmarks.cell import command, up_to_date
 
     failed = []
     for cell in chosen:
-        path = folder / f'{cell.key}.json'
         note = folder / f'{cell.key}.failed.json'
         try:
-            done = finished(cell, protocols, path)
+            done = up_to_date(cell, known, protocols, folder)
         except ValueError as error:
             if not only_list:
                 _note(note, cell, command(cell), str(error))

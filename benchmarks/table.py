@@ -37,6 +37,7 @@ class Cell(NamedTuple):
         cell: Name of the cell in the table.
         grid: The point of the cell's grid.
         run_dir: Where the run lives, from the current folder.
+        sources: Keys of the cells whose runs it reads.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Cell(NamedTuple):
     cell: str
     grid: dict[str, Any]
     run_dir: str
+    sources: list[str]
 
     @property
     def key(self) -> str:
@@ -141,6 +143,9 @@ def _points(
     if 'refit' in cell:
         former = f'{runs}/{cell["refit"]}/{seed}'
         overrides += ['train.split=train+val', f'train.refit={former}']
+    read = [*cell.get('tables', {}).values(), *cell.get('members', {}).values()]
+    read += [cell['refit']] if 'refit' in cell else []
+    sources = [f'{dataset}-{source}-{seed}' for source in read]
     grid, recipe = cell.get('grid', {}), find_recipe(cell['recipe'])
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
@@ -149,4 +154,4 @@ def _points(
         own = [f'{key}={json.dumps(value)}' for key, value in point.items()]
         label, own = '-'.join([name, *parts]), [*overrides, *own]
         folder = f'{runs}/{label}/{seed}'
-        yield Cell(label, dataset, seed, recipe, own, name, point, folder)
+        yield Cell(label, dataset, seed, recipe, own, name, point, folder, sources)

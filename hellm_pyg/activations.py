@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hellm_pyg.backbone_shape import BackboneShape, lora_maps
 from hellm_pyg.config import LLMConfig, TrainConfig
 
-# Tokens around the items; the default instruction has 50 to 60.
+# Tokens around the items at least; the default texts have 50 to 60.
 PROMPT_TOKENS = 64
 # Width of what a prefix pools without a map of its own: that of phase 1.
 POOLED_WIDTH = 64
@@ -49,8 +49,16 @@ def _pass(llm: LLMConfig, rows: int, max_len: int, precision: str) -> _Pass:
     size = 2 if precision == 'bf16' else 4
     slots = int((llm.prefix or {}).get('num_tokens', 10)) if llm.prefix else 0
     if llm.scope == 'user':
-        return _Pass(rows, max_len, max_len + PROMPT_TOKENS, 0, slots, size)
-    return _Pass(rows, max_len, max_len, PROMPT_TOKENS, slots, size)
+        return _Pass(rows, max_len, max_len + _prompt_tokens(llm), 0, slots, size)
+    return _Pass(rows, max_len, max_len, _prompt_tokens(llm), slots, size)
+
+
+def _prompt_tokens(llm: LLMConfig) -> int:
+    """Three letters of ASCII a token, a byte of others: more than tokenizers take."""
+    text = (llm.instruction or '') + (llm.response or '') * (llm.scope == 'user')
+    ascii_letters = sum(letter.isascii() for letter in text)
+    own = ascii_letters // 3 + len(text.encode()) - ascii_letters
+    return max(PROMPT_TOKENS, own + 2)  # with two BOS tokens
 
 
 def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -> int:

@@ -63,8 +63,8 @@ def recommend(
 
     Everything known counts as the history of a known user, held-out items
     included; graph models propagate over all these interactions. A new user is
-    the items that they interacted with; a history longer than the model's
-    ``max_len`` is read from its last ``max_len`` items on. Users who have seen all
+    the items that they interacted with. Of either, the last ``max_len`` items are
+    read, and scored ``batch_size`` users at a time. Users who have seen all
     but a few items get those few, and a warning says how many such users there are.
 
     Args:
@@ -174,14 +174,15 @@ def _ranked(
     options: Mapping[str, Any],
 ) -> Iterator[list[Recommendation]]:
     """The lines of each batch of users; at the end says how many lists are short."""
-    total = short = 0
+    total = short = new = 0
     for part in parts:
         for user, item, score in iter_rank(
             model, data, part, k, exclude_seen, allow_fewer=True, **options
         ):
             total += user.numel()
             short += int(((item >= 0).sum(dim=1) < k).sum())
-            yield _lines(ids, user, item, score)
+            yield _lines(ids, user, item, score, new)
+            new += int((user < 0).sum())
     if short > 0:
         logger.warning(
             '%d of %d users have fewer than %d %s: their lists are shorter',
@@ -193,8 +194,9 @@ def _ranked(
 
 
 def _lines(
-    ids: IdMap, user: Tensor, item: Tensor, score: Tensor
+    ids: IdMap, user: Tensor, item: Tensor, score: Tensor, new: int
 ) -> list[Recommendation]:
+    """The lines of a batch of known or of new users, ``new`` of whom came before."""
     titles = ids.titles
     return [
         Recommendation(
@@ -205,9 +207,8 @@ def _lines(
             score=value,
             history=position if row < 0 else None,
         )
-        # All new users are one batch.
         for position, (row, indices, values) in enumerate(
-            zip(user.tolist(), item.tolist(), score.tolist(), strict=True), 1
+            zip(user.tolist(), item.tolist(), score.tolist(), strict=True), new + 1
         )
         for rank, (index, value) in enumerate(zip(indices, values, strict=True), 1)
         if index >= 0

@@ -207,6 +207,11 @@ def test_what_makes_a_step_larger() -> None:
         assert activation_bytes(change, llm, SHAPE) > start
     for other in (replace(llm, prefix={'rank': 128}), replace(llm, load_in_4bit=True)):
         assert activation_bytes(train, other, SHAPE) > start
+    user = replace(llm, scope='user', instruction='')
+    start_of_user = activation_bytes(train, user, SHAPE)
+    for text in ('Read what was bought. ' * 30, '\u8bfb' * 100):
+        other = replace(user, instruction=text)
+        assert activation_bytes(train, other, SHAPE) > 2 * start_of_user
     less = replace(train, activation_checkpointing=True)
     assert activation_bytes(less, llm, SHAPE) < start / 2
     # The instruction of the causal scope is read once, with all its results.

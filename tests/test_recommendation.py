@@ -95,6 +95,18 @@ def test_new_user_by_history(data: HeteroData, ids: IdMap) -> None:
     assert {row.user for row in both[:K]} == {1007}
 
 
+@pytest.mark.parametrize('batch_size', [1, 2, 5])
+def test_new_users_are_numbered_over_all_batches(
+    data: HeteroData, ids: IdMap, batch_size: int
+) -> None:
+    histories = [[f'asin-{i}'] for i in range(5)]
+    rows = recommend(
+        LastItem(), data, ids, ids.users[:3], histories, k=1, batch_size=batch_size
+    )
+    assert [row.history for row in rows] == [None] * 3 + [1, 2, 3, 4, 5]
+    assert [row.item for row in rows[3:]] == [f'asin-{i + 1}' for i in range(5)]
+
+
 def test_long_history_is_cut_to_its_end(data: HeteroData, ids: IdMap) -> None:
     torch.manual_seed(0)
     model = SASRec(30, embedding_dim=8, max_len=4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.cell import finished
+from benchmarks.cell import up_to_date
 from benchmarks.report.cells import Section
 from benchmarks.report.plan import PAPER
 from benchmarks.table import cells, load_table
@@ -18,9 +18,12 @@ def outdated(section: Section) -> list[str]:
     if not path.is_file():
         return []
     table = load_table(path)
-    found = {result.path.stem: result.path for result in section.results}
+    known = {cell.key: cell for cell in cells(table)}
     return [
-        cell.key
-        for cell in cells(table)
-        if cell.key in found and not finished(cell, table['protocols'], found[cell.key])
+        result.path.stem
+        for result in section.results
+        if result.path.stem in known
+        and not up_to_date(
+            known[result.path.stem], known, table['protocols'], result.path.parent
+        )
     ]

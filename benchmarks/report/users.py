@@ -93,6 +93,12 @@ def load_users(section: Section) -> Users | None:
         path.write_text(json.dumps(content, indent=1) + '\n')
     content = json.loads(path.read_text())
     users = Users(_unpack(content['history']), _unpack(content['popularity']))
+    fingerprints = {result.get('data_fingerprint') for result in known}
+    if known and content['data_fingerprint'] not in fingerprints:
+        raise ValueError(
+            f"'{path}' was counted on other data than the results beside it were made "
+            f'from: remove it to have it counted again'
+        )
     for result in section.results:
         for rank in result.ranks.values():
             if len(rank) != len(users.history):

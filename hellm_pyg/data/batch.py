@@ -12,8 +12,10 @@ BatchT = TypeVar('BatchT', bound='PairBatch | SequenceBatch')
 
 
 def _to(batch: BatchT, device: torch.device | str) -> BatchT:
+    # A copy to the CPU that does not block could be read before it is done.
+    non_blocking = torch.device(device).type != 'cpu'
     moved: dict[str, Any] = {
-        field.name: value.to(device, non_blocking=True)
+        field.name: value.to(device, non_blocking=non_blocking)
         for field in fields(batch)
         if isinstance(value := getattr(batch, field.name), Tensor)
     }

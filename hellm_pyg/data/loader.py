@@ -14,7 +14,14 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.data.negative import NegativeSampler
-from hellm_pyg.data.split import INTERACTS, History, Split, edge_tensor, history_edges
+from hellm_pyg.data.split import (
+    INTERACTS,
+    LATER,
+    History,
+    Split,
+    edge_tensor,
+    history_edges,
+)
 
 BatchT = TypeVar('BatchT', PairBatch, SequenceBatch)
 LoaderT = TypeVar('LoaderT', bound='Loader')
@@ -285,10 +292,14 @@ class SequenceLoader(Loader[SequenceBatch]):
         self._sampler: NegativeSampler | None = None
         if num_neg > 0:
             self._sampler = _sampler(data, num_neg)
-        self._make_rows(data, known.ptr, users)
+        self._make_rows(data, known.ptr, users, held_out)
 
     def _make_rows(
-        self, data: HeteroData, ptr: Tensor, users: Tensor | Sequence[int] | None
+        self,
+        data: HeteroData,
+        ptr: Tensor,
+        users: Tensor | Sequence[int] | None,
+        held_out: int,
     ) -> None:
         num_users = ptr.numel() - 1
         if users is None and self.split != 'all' and 'sample_mask' in data['user']:
@@ -304,9 +315,13 @@ class SequenceLoader(Loader[SequenceBatch]):
         if self.split in ('val', 'test'):
             target = data['user'][f'{self.split}_item'].cpu()[user]
             user, self._target = user[target >= 0], target[target >= 0]
-        whole = history_edges(data, 'all').ptr.cpu()
-        cut = (whole[user + 1] - whole[user] - self.max_len).clamp_(min=0)
-        start = ptr[user] + cut
+        if LATER in data.edge_types:
+            # What comes after the targets takes no room from what is known before.
+            whole = ptr[user + 1] - ptr[user] + held_out
+        else:
+            ends = history_edges(data, 'all').ptr.cpu()
+            whole = ends[user + 1] - ends[user]
+        start = ptr[user] + (whole - self.max_len).clamp_(min=0)
         length = (ptr[user + 1] - start).clamp_(min=0)
         if self.split == 'train':
             keep = length >= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -205,8 +206,9 @@ def rank(
     Args:
         model: The model.
         data: Interactions, split or not; held-out items count as known.
-        users: Users, in any order, or a batch of histories (``user`` -1 for those
-            that the model was not trained on).
+        users: Users, in any order, or histories (``user`` -1 for those that the model
+            was not trained on), which are scored in batches and read from their last
+            ``max_len`` items, as those of users are.
         k: Number of items.
         exclude_seen: Leave out the items of the user's history (all of it, also what
             lies beyond ``max_len``).
@@ -271,8 +273,11 @@ def iter_rank(
         raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
     known = history_edges(data, 'all').cpu()
     device = device_of(model)
-    batches: Any = [users]
-    if not isinstance(users, SequenceBatch):
+    batches: Any
+    if isinstance(users, SequenceBatch):
+        rows = batch_size if batch_tokens is None else batch_tokens // max_len
+        batches = list(_parts(users, max(rows, 1)))
+    else:
         batches = SequenceLoader(
             data,
             'all',
@@ -291,7 +296,8 @@ def iter_rank(
             row, col = known_pairs(known, batch.user.cpu())
             row = torch.cat([row, batch.batch.cpu()])
             col = torch.cat([col, batch.item.cpu()])
-        moved, row, col = batch.to(device), row.to(device), col.to(device)
+        moved = _last(batch, max_len).to(device)
+        row, col = row.to(device), col.to(device)
         # Left before every yield: the caller's code is not part of inference.
         with inference(model, precision):
             scores = score_all(model, encoded, moved, num_items)
@@ -302,6 +308,20 @@ def iter_rank(
                 )
             item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
+
+
+def _parts(batch: SequenceBatch, size: int) -> Iterator[SequenceBatch]:
+    """Histories of so many rows at a time."""
+    for first in range(0, batch.batch_size, size):
+        own = (batch.batch >= first) & (batch.batch < first + size)
+        user = batch.user[first : first + size]
+        yield SequenceBatch(user, batch.item[own], batch.batch[own] - first)
+
+
+def _last(batch: SequenceBatch, max_len: int) -> SequenceBatch:
+    """The last items of each history."""
+    keep = batch.position >= (batch.length - max_len)[batch.batch]
+    return replace(batch, item=batch.item[keep], batch=batch.batch[keep])
 
 
 def _masked(data: HeteroData, split: str, protocol: Protocol) -> Histories | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
@@ -51,6 +52,9 @@ FORMAT = 1
 WEIGHTS, DESCRIPTION, IDS = 'hellm.safetensors', 'hellm.json', 'ids.json'
 # A trained backbone, under the names that transformers knows.
 BACKBONE, BACKBONE_CONFIG = 'model.safetensors', 'config.json'
+# Where PEFT keeps a module that it wraps, and what it puts beside it.
+WRAPPED = re.compile(r'\.(base_layer|original_module)(?=\.)')
+ADDED = re.compile(r'\.(lora_|modules_to_save\.|trainable_tokens_)')
 # What is read of the description, beside what is for people.
 ENTRIES = {
     'backbone': {
@@ -268,14 +272,19 @@ def _adapter_state(model: LLMRecommender) -> dict[str, Tensor] | None:
 def _signature(llm: PreTrainedModel, prompt: Prompt) -> str:
     """Hash of a backbone's norms and of the prompt's embeddings, in bf16.
 
-    They differ between models and stay as they are under 4-bit quantisation.
+    They differ between models and stay as they are under 4-bit quantisation. What PEFT
+    has put around or beside them, or trains in place (biases), does not count.
     """
     some = {
-        name.replace('.base_layer', ''): parameter.bfloat16()
+        WRAPPED.sub('', name): parameter.bfloat16()
         for name, parameter in llm.named_parameters()
         if parameter.dim() == 1
+        and not name.endswith('.bias')
+        and not ADDED.search(name)
     }
-    embedding = llm.get_input_embeddings()
+    embedding: Any = llm.get_input_embeddings()
+    for wrapper in ('original_module', 'base_layer'):
+        embedding = getattr(embedding, wrapper, embedding)
     ids = torch.tensor(prompt.before, device=llm.device)
     return tensor_hash({**some, 'prompt': embedding(ids).bfloat16()})
 

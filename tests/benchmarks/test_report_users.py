@@ -87,6 +87,20 @@ def test_other_users_are_refused(
         load_users(load(tmp_path)[0])
 
 
+def test_users_of_other_data_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {'recipe': 'sasrec', 'overrides': []}
+    write(tmp_path, result('a', ranks(6, 1, 0), data_fingerprint='old', **own))
+    monkeypatch.setenv('HELLM_DATA', str(tmp_path))
+    counted = Users(np.arange(6), np.arange(6))
+    monkeypatch.setattr(users_module, '_count', lambda result: counted)
+    assert load_users(load(tmp_path)[0]) is not None
+    write(tmp_path, result('a', ranks(6, 1, 0), data_fingerprint='new', **own))
+    with pytest.raises(ValueError, match='was counted on other data'):
+        load_users(load(tmp_path)[0])
+
+
 def test_committed_users_are_those_of_the_files() -> None:
     if 'HELLM_DATA' not in os.environ:
         pytest.skip('HELLM_DATA is not set')

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import torch
 import yaml
 
 from benchmarks import run, table
-from benchmarks.cell import compact, finished, model_bytes, run_cell
+from benchmarks.cell import compact, finished, model_bytes, run_cell, up_to_date
 from benchmarks.table import Cell, cells, load_table
+from hellm_pyg import experiment
 from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import load_config, recipes
 from hellm_pyg.evaluation.metrics import summarize
@@ -62,7 +64,8 @@ def test_tables_of_the_paper_hold_valid_runs(path: Path) -> None:
         config = load_config(cell.recipe, cell.overrides)
         assert config.train.seed == cell.seed
         tables = {} if config.llm is None else config.llm.tables
-        assert all(s in folders or s.startswith('features:') for s in tables.values())
+        made = ('features:', 'random:')
+        assert all(s in folders or s.startswith(made) for s in tables.values())
         if config.ensemble is not None:
             assert folders.issuperset(config.ensemble.members.values())
 
@@ -242,6 +245,76 @@ def test_result_of_another_configuration_is_not_taken(
     assert not finished(cell._replace(overrides=other), PROTOCOLS, old)
     old.write_text(json.dumps({**found, 'config': {'gone': 1}}))
     assert not finished(cell, PROTOCOLS, old)
+
+
+def test_a_result_needs_those_of_all_that_it_reads(
+    result: tuple[Cell, Path, dict], tmp_path: Path
+) -> None:
+    cell, _, found = result
+    names = ('seq', 'hellm', 'both')
+    keys = [f'beauty-{name}-1' for name in names]
+    table = {
+        key: cell._replace(name=name, seed=1, sources=keys[:index])
+        for index, (name, key) in enumerate(zip(names, keys, strict=True))
+    }
+
+    def states() -> list[bool]:
+        return [up_to_date(c, table, PROTOCOLS, tmp_path) for c in table.values()]
+
+    for key in keys:
+        (tmp_path / f'{key}.json').write_text(json.dumps(found))
+    assert states() == [True, True, True]
+    other = [*cell.overrides, 'train.lr=0.5']
+    table[keys[1]] = table[keys[1]]._replace(overrides=other)
+    assert states() == [True, False, False]
+    (tmp_path / f'{keys[0]}.json').unlink()
+    assert states() == [False, False, False]
+    (tmp_path / f'{keys[0]}.json').write_text(json.dumps(found))
+    del table[keys[1]]
+    assert states() == [True, False]
+
+
+def test_tables_say_what_their_cells_read() -> None:
+    table = load_table(ROOT / 'benchmarks' / 'paper' / 'table1.yaml')
+    found = {cell.key: cell.sources for cell in cells(table)}
+    assert found['toys-sasrec-2024'] == []
+    assert set(found['toys-ensemble_refit-2024']) == {
+        f'toys-{name}-2024'
+        for name in (
+            'hellm_refit',
+            'hellm_pre_refit',
+            'sasrec_refit',
+            'item_knn_refit',
+            'ensemble',
+        )
+    }
+    assert set(found['beauty-hellm-2025']) == {
+        'beauty-hellm_pre-2025',
+        'beauty-sasrec_regularized-2025',
+    }
+
+
+def test_an_ensemble_of_former_runs_is_refused(tmp_path: Path) -> None:
+    small = [*write_shop(tmp_path), 'model.embedding_dim=8', 'train.epochs=1']
+    member = tmp_path / 'seq'
+    experiment.pretrain(load_config('sasrec', small), member)
+    overrides = [*write_shop(tmp_path), f'ensemble.members={{seq: {member}}}']
+    own = (
+        'both',
+        'beauty',
+        1,
+        'ensemble',
+        overrides,
+        'both',
+        {},
+        str(tmp_path / 'all'),
+    )
+    cell = Cell(*own, sources=['beauty-seq-1'])
+    run_cell(cell, [['train+val', 'seen']], tmp_path / 'both.json')
+    shutil.rmtree(member)
+    experiment.pretrain(load_config('sasrec', [*small, 'train.seed=5']), member)
+    with pytest.raises(ValueError, match=r"an ensemble of former runs of \['seq'\]"):
+        run_cell(cell, [['train+val', 'seen']], tmp_path / 'both.json')
 
 
 def test_result_of_other_protocols_is_not_taken(

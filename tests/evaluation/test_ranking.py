@@ -324,6 +324,35 @@ def test_rank_takes_histories(data: HeteroData) -> None:
     assert not set(item[0].tolist()) & set(known[5])
 
 
+def test_histories_are_scored_in_batches_of_their_last_items(data: HeteroData) -> None:
+    class Counting(Reader):
+        def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+            sizes.append((batch.batch_size, int(batch.length.max())))
+            return super().score(encoded, batch)
+
+    sizes: list[tuple[int, int]] = []
+    histories = [[u % 30, (u + 1) % 30, (u + 2) % 30][: 1 + u % 3] for u in range(21)]
+    batch = SequenceBatch(
+        user=torch.full((21,), -1),
+        item=torch.tensor([i for items in histories for i in items]),
+        batch=torch.tensor([r for r, items in enumerate(histories) for _ in items]),
+    )
+    item, score = rank(Counting(30), data, batch, 6, batch_size=8, max_len=2)
+    assert sizes == [(8, 2), (8, 2), (5, 2)]
+    for row, items in enumerate(histories):
+        assert not set(item[row].tolist()) & set(items)  # masked as a whole
+        read = torch.tensor(items[-2:])
+        last = SequenceBatch(torch.tensor([-1]), read, torch.zeros_like(read))
+        best, alone = rank(Reader(30), data, last, 30, exclude_seen=False)
+        expected = dict(zip(best[0].tolist(), alone[0].tolist(), strict=True))
+        assert score[row].tolist() == pytest.approx(
+            [expected[i] for i in item[row].tolist()]
+        )
+    sizes.clear()
+    rank(Counting(30), data, batch, 6, batch_tokens=6, max_len=2)
+    assert sizes == [(3, 2)] * 7
+
+
 def test_rank_streams_all_users(data: HeteroData) -> None:
     model = Reader(30).train()
     parts = iter_rank(model, data, None, 3, batch_size=8)

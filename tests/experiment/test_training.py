@@ -184,6 +184,26 @@ def test_folder_of_a_run_that_failed_at_once_can_be_used(tmp_path: Path) -> None
         experiment.pretrain(wrong, tmp_path / 'run')
 
 
+def test_a_run_does_not_go_on_with_another_table(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / 'seq', tmp_path / 'seq')
+    config = shop_config(
+        shop,
+        'finetune_best',
+        f'llm.name={write_llm(tmp_path / "llm")}',
+        f'llm.tables.graph={shop / "graph"}',
+        f'llm.tables.seq={tmp_path / "seq"}',
+        'llm.train_tables=[]',
+        'train.epochs=1',
+    )
+    first = experiment.finetune(config, tmp_path / 'run')
+    assert experiment.finetune(config, tmp_path / 'run') == first
+    path = tmp_path / 'seq' / 'embeddings.safetensors'
+    vectors, metadata = checkpoint.load_tensors(path), checkpoint.load_metadata(path)
+    checkpoint.save_tensors(path, {'item': 2 * vectors['item']}, metadata)
+    with pytest.raises(ValueError, match=r"belongs to another run: tables was '"):
+        experiment.finetune(config, tmp_path / 'run')
+
+
 @pytest.mark.parametrize('weights', ['trained', 'random'])
 def test_a_whole_backbone_is_trained_saved_and_recommends(
     shop: Path, tmp_path: Path, weights: str

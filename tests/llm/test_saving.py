@@ -89,6 +89,32 @@ def test_round_trip(tmp_path, form):
             assert file.read_bytes() == other.read_bytes(), file.name
 
 
+@pytest.mark.parametrize(
+    'lora',
+    [
+        {'use_dora': True},
+        {'use_rslora': True},
+        {'bias': 'all'},
+        {'modules_to_save': ['norm']},
+        {'trainable_token_indices': [0, 3]},
+        {'target_modules': ['q_proj', 'embed_tokens']},
+    ],
+    ids=lambda lora: next(iter(lora)),
+)
+@pytest.mark.parametrize('kind', ['llama', 'qwen2'])  # with biases
+def test_other_adapters_round_trip(tmp_path, kind, lora):
+    tiny_llm(kind).save_pretrained(tmp_path / 'backbone')
+    llm = load_model(str(tmp_path / 'backbone'), dtype=torch.float32)
+    model = recommender(llm=llm, lora={'r': 2, 'target_modules': ['q_proj'], **lora})
+    batch = batch_of([1, 2, 3], [3, 4], target=[4, 5, 6, 7, 8])
+    model.train().loss(None, batch).backward()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0)
+    optimizer.step()
+    model.eval().save_pretrained(tmp_path / 'saved')
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
+    torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+
+
 def test_a_fresh_process_gives_identical_scores(tmp_path):
     llm = stored(tmp_path / 'backbone')
     model = recommender(prefix={}, head='tied', llm=llm)

@@ -84,6 +84,21 @@ def split():
     return T.Compose([HoldOutByDate(4, 7), UserItemGraph()])(data)
 
 
+@pytest.mark.parametrize('max_len', [5, 20, 50])
+def test_what_follows_the_targets_takes_no_room(max_len):
+    """A user with 10 training items, both targets and 40 interactions after these."""
+    times = [*range(10), 20, 30, *range(40, 80)]
+    data = data_from_histories([list(range(52)), [0, 1]], 52)
+    data[EDGE].time = torch.tensor([*times, 0, 1])
+    out = HoldOutByDate(20, 30)(data)
+    assert (int(out['user'].val_item[0]), int(out['user'].test_item[0])) == (10, 11)
+    for split, known, held_out in (('train', 10, 2), ('val', 10, 2), ('test', 11, 1)):
+        first = max(known + held_out - max_len, 0)
+        batch = next(iter(SequenceLoader(out, split, 8, max_len, users=[0])))
+        end = known - 1 if split == 'train' else known  # the last one is a target
+        assert batch.item.tolist() == list(range(first, end))
+
+
 def test_no_time_reaches_over_a_date(split):
     user = split['user']
     assert (split[EDGE].time < 4).all()
