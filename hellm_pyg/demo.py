@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -180,7 +181,8 @@ def _print_recommendations(console: Console, run: experiment.Run) -> None:
         table.add_column('recommended')
         table.add_column('score', justify='right')
         for seen, row in zip(last, rows, strict=False):
-            table.add_row(seen, row.title or str(row.item), f'{row.score:.3f}')
+            title = escape(row.title or str(row.item))
+            table.add_row(escape(seen), title, f'{row.score:.3f}')
         console.print(table)
 
 

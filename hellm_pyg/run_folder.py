@@ -230,7 +230,13 @@ def load_members(
                 f"'ensemble.members' needs names of letters, digits, '_', '-' and '.' "
                 f'(got {name!r})'
             )
-        check_finished(folder, key)
+        try:
+            check_finished(folder, key)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. 'ensemble.members={{{name}: ..., ...}}' replaces all "
+                f"members of a recipe, 'ensemble.members.{name}=...' this one"
+            ) from None
         own = load_run_config(folder / CONFIG)
         if own.ensemble is not None:
             raise ValueError(

@@ -117,8 +117,12 @@ def statistics(data: HeteroData) -> dict[str, object]:
     length = torch.bincount(train[0].as_subclass(Tensor), minlength=users)
     for split in ('val', 'test'):
         length = length + (data['user'][f'{split}_item'] >= 0)
-    left_out = data[LATER].edge_index.size(1) if LATER in data.edge_types else 0
-    total = train.size(1) + val + test
+    left_out = 0
+    if LATER in data.edge_types:
+        later = data[LATER].edge_index[0].as_subclass(Tensor)
+        left_out = later.numel()
+        length = length + torch.bincount(later, minlength=users)
+    total = train.size(1) + val + test + left_out
     rows: dict[str, object] = {
         'name': data.name,
         'users': users,

@@ -32,6 +32,11 @@ def doctor(
     from hellm_pyg import doctor as checks
 
     if run is None:
+        if overrides or users or items:
+            raise ValueError(
+                "'--run' needs the recipe or run folder whose memory is asked for: "
+                f'hellm doctor --run finetune_best (got {overrides or []} without it)'
+            )
         for title, rows in checks.report().items():
             print_table(title, rows)
         return

@@ -12,6 +12,7 @@ from hellm_pyg.cli.processes import rank
 def print_table(title: str, rows: Mapping[str, object]) -> None:
     """Prints names and values; of several processes the first one speaks."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     if rank() > 0:
@@ -23,7 +24,8 @@ def print_table(title: str, rows: Mapping[str, object]) -> None:
     table.add_column(justify='right' if numbers else 'left', overflow='fold')
     for name, value in rows.items():
         text = f'{value:,}' if isinstance(value, int) else str(value)
-        table.add_row(name, f'{value:.4f}' if isinstance(value, float) else text)
+        shown = f'{value:.4f}' if isinstance(value, float) else escape(text)
+        table.add_row(escape(name), shown)
     if rows:
         Console().print(table)
 
@@ -33,6 +35,7 @@ def print_columns(
 ) -> None:
     """Prints a row for each name; of several processes the first one speaks."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     if rank() > 0:
@@ -43,7 +46,7 @@ def print_columns(
     for name in names:
         table.add_column(name, justify='right', no_wrap=True)
     for name, values in rows.items():
-        table.add_row(name, *values)
+        table.add_row(escape(name), *values)
     console = Console()
     # Rather lines that the terminal breaks than numbers cut off.
     unbounded = console.options.update(max_width=10_000)

@@ -54,6 +54,11 @@ def recommend(
 
     if everyone and out is None:
         raise ValueError("'--all' needs a file: --out top.parquet (.csv, .jsonl)")
+    if everyone and (user or history):
+        raise ValueError(
+            f"'--all' stands for all users (got '--user' {user or []} and '--history' "
+            f'{history or []}): leave them, or it, out'
+        )
     if not (user or history or everyone):
         raise ValueError(
             "give '--user ID', '--history \"ID ID\"' or '--all --out FILE'"
@@ -64,6 +69,7 @@ def recommend(
         model.to(make_accelerator().device)
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
     common['max_len'] = loaded.config.train.max_len
+    common['batch_size'] = loaded.config.eval.batch_size
     if everyone and out is not None:
         common['progress'] = True
         count = recommendation.export_top_n(model, data, ids, out, **common)
@@ -93,6 +99,7 @@ def _print_lists(
 ) -> None:
     """Prints the list of each user (id, or number of the history), even if empty."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     start = 0
@@ -107,7 +114,8 @@ def _print_lists(
             if (row.user, row.history, row.rank) != (user, history, rank):
                 break
             score = f'{row.score:.4f}'
-            table.add_row(str(rank), str(row.item), row.title or '', score)
+            item, title = escape(str(row.item)), escape(row.title or '')
+            table.add_row(str(rank), item, title, score)
         start += table.row_count
         if table.row_count == 0:
             typer.echo('no unseen item is left')

@@ -10,6 +10,7 @@ import typer
 
 from hellm_pyg.cli.arguments import Arguments, Out, read_config
 from hellm_pyg.cli.output import print_columns, print_table
+from hellm_pyg.config import Config
 
 
 def pretrain(arguments: Arguments, out: Out) -> None:
@@ -23,7 +24,8 @@ def pretrain(arguments: Arguments, out: Out) -> None:
     """
     from hellm_pyg import experiment
 
-    _print_validation(out, experiment.pretrain(read_config(arguments), out))
+    config = read_config(arguments)
+    _print_validation(out, config, experiment.pretrain(config, out))
 
 
 def finetune(
@@ -45,7 +47,8 @@ def finetune(
     from hellm_pyg import experiment
 
     extra = [] if llm is None else [f'llm.name={llm}']
-    _print_validation(out, experiment.finetune(read_config(arguments, extra), out))
+    config = read_config(arguments, extra)
+    _print_validation(out, config, experiment.finetune(config, out))
 
 
 def ensemble(
@@ -77,21 +80,28 @@ def ensemble(
     given = arguments or []
     if not given or ('=' in given[0] and not Path(given[0]).is_file()):
         given = ['ensemble', *given]
-    metrics = experiment.ensemble(read_config(given), out)
+    config = read_config(given)
+    metrics = experiment.ensemble(config, out)
     found = read_metrics(out)
     rows = {
         name: [f'{found["weights"][name]:g}', *_decimals(one['metrics'])]
         for name, one in found['members'].items()
     }
     rows['all together'] = ['', *_decimals(metrics)]
-    print_columns(f'{out}: validation', ['weight', *metrics], rows)
+    print_columns(_title(out, config), ['weight', *metrics], rows)
 
 
-def _print_validation(out: Path, metrics: Mapping[str, float]) -> None:
+def _print_validation(out: Path, config: Config, metrics: Mapping[str, float]) -> None:
     if metrics:
-        print_table(f'{out}: validation', metrics)
+        print_table(_title(out, config), metrics)
     else:
         print_table(f'{out}: trained on the validation items, not validated', {})
+
+
+def _title(out: Path, config: Config) -> str:
+    from hellm_pyg.evaluation import Protocol
+
+    return f'{out}: validation, {Protocol(config.eval.history, config.eval.mask)}'
 
 
 def _decimals(metrics: Mapping[str, float]) -> list[str]:

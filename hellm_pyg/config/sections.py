@@ -171,7 +171,7 @@ class TrainConfig:
         decay: ``'matrices'`` spares norms and biases, ``'all'`` does not.
         schedule: ``'constant'``, ``'linear'``, ``'cosine'`` (per step, after
             the warm-up) or ``'exponential'`` (0.96^(epoch/50)).
-        min_lr: Floor of the cosine schedule.
+        min_lr: Where the linear and the cosine schedule end.
         warmup_epochs: Linear warm-up from zero.
         clip: Largest gradient norm; :obj:`None` clips nothing.
         accumulate: Batches to a step.

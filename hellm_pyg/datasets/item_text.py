@@ -53,9 +53,21 @@ def check_template(template: str, names: Collection[str]) -> None:
         raise ValueError(f"'template' needs a name in braces (got {template!r})")
 
 
+def template_of(column: str) -> str:
+    """The template of one column, ``'{title}'`` if its name has signs of a format."""
+    template = f'{{{column}}}'
+    try:
+        check_template(template, [column])
+    except ValueError:
+        return '{title}'
+    return template
+
+
 def fill(template: str, values: Mapping[str, str]) -> str:
     """The text of one item; empty if all its values are."""
-    names = [part[1] for part in Formatter().parse(template) if part[1] is not None]
-    if not any(values[name] for name in names):
+    # By hand, for a name may have dots, which a format would take as attributes.
+    parts = [(words, name) for words, name, *_ in Formatter().parse(template)]
+    if not any(values[name] for _, name in parts if name is not None):
         return ''
-    return ' '.join(template.format_map(values).split())
+    text = [words + ('' if name is None else values[name]) for words, name in parts]
+    return ' '.join(''.join(text).split())

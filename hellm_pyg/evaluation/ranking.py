@@ -28,6 +28,8 @@ from hellm_pyg.evaluation.scoring import (
     score_all,
 )
 
+MAX_LEN = 50
+
 
 def evaluate(
     model: Recommender,
@@ -240,7 +242,7 @@ def iter_rank(
     exclude_seen: bool = True,
     *,
     batch_size: int = 1024,
-    max_len: int = 50,
+    max_len: int | None = None,
     batch_tokens: int | None = None,
     precision: Precision = 'fp32',
     allow_fewer: bool = False,
@@ -255,7 +257,8 @@ def iter_rank(
         k: Number of items.
         exclude_seen: Leave out known items.
         batch_size: Users scored at once.
-        max_len: Number of last items of a history that the model may read.
+        max_len: Number of last items of a history that the model may read;
+            :obj:`None` for the model's own ``max_len``, or 50 if it has none.
         batch_tokens: Bound on users times longest history instead of ``batch_size``.
         precision: ``'bf16'`` runs the model under autocast.
         allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
@@ -273,6 +276,8 @@ def iter_rank(
         raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
     known = history_edges(data, 'all').cpu()
     device = device_of(model)
+    if max_len is None:
+        max_len = int(getattr(model, 'max_len', MAX_LEN))
     batches: Any
     if isinstance(users, SequenceBatch):
         rows = batch_size if batch_tokens is None else batch_tokens // max_len

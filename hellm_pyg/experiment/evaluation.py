@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch_geometric.data import HeteroData
 
 from hellm_pyg import checkpoint
@@ -139,10 +140,15 @@ def rank_users(
 
 
 def _keep(folder: Path, split: str, result: Evaluation) -> None:
-    path = folder / RESULTS
+    """Writes metrics and ranks; metrics of the same ranks at other cut-offs stay."""
+    path, key = folder / RESULTS, f'{split}, {result.protocol}'
     results = checkpoint.load_json(path, dict) if path.is_file() else {}
-    results[f'{split}, {result.protocol}'] = result.to_dict()
-    checkpoint.save_json(path, results)
     name = f'ranks-{split}-{result.protocol.history}-{result.protocol.mask}.safetensors'
     ranks = {'rank': result.rank, 'user': result.user}
+    kept, own = results.get(key, {}), result.to_dict()
+    if kept and (folder / name).is_file():
+        former = checkpoint.load_tensors(folder / name)
+        if all(torch.equal(former[part], ranks[part]) for part in ranks):
+            own['metrics'] = {**kept['metrics'], **own['metrics']}
+    checkpoint.save_json(path, {**results, key: own})
     checkpoint.save_tensors(folder / name, ranks)

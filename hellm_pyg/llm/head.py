@@ -23,7 +23,7 @@ class ItemHead(nn.Module):
     ``'frozen_random'`` is what the released code does instead: a random code of
     every item that is never trained. ``'tied'`` reads the items' own embeddings
     :math:`\mathbf{e}_i \in \mathbb{R}^{S}`, so that similar items share strength
-    and new items need no new weights:
+    and an item has but a bias of its own:
 
     .. math::
         s_{ti} = \frac{1}{\sqrt{k}} (\mathbf{M} \mathbf{h}_t)^{\top}

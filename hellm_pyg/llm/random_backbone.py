@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
@@ -50,8 +51,11 @@ def random_model(
     config = read_config(name, num_layers)
     for key, value in completed_shape(shape or {}).items():
         setattr(config, key, value)
-    if (config.pad_token_id or 0) >= config.vocab_size:
-        config.pad_token_id = None
+    for special in ('pad_token_id', 'bos_token_id', 'eos_token_id'):
+        token: Any = getattr(config, special, None)  # or several
+        tokens = token if isinstance(token, list) else [token or 0]
+        if max(tokens, default=0) >= config.vocab_size:
+            setattr(config, special, None)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         return AutoModel.from_config(

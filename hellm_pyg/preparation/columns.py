@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hellm_pyg.datasets.guess import fitting, guess_columns, guess_item_columns
-from hellm_pyg.datasets.item_text import check_template
+from hellm_pyg.datasets.item_text import check_template, template_of
 from hellm_pyg.datasets.tables import SEQUENCES, Source, column_names, ending
 
 WHAT = {
@@ -64,6 +64,11 @@ def settle_columns(
         ValueError: If a column is needed and not to be guessed; names those that
             there are.
     """
+    if given['rating'] and not need_rating:
+        raise ValueError(
+            f"'rating' is read for the smallest rating that counts alone (got "
+            f"{given['rating']!r}, min_rating=None): give 'min_rating', too, or neither"
+        )
     notes: list[str] = []
     roles: dict[str, str | None] = dict.fromkeys(('user', 'item', 'time', 'rating'))
     sequences = isinstance(interactions, Path) and ending(interactions) == SEQUENCES
@@ -90,7 +95,7 @@ def settle_columns(
         ]
         item_id, title = found[0] or item_id, found[1]
         if given['text'] is None and title is not None:
-            text = f'{{{title}}}'
+            text = template_of(title)
             notes.append(f"texts are made of '{text}'")
         if text:
             _check_text(text, names, title)
@@ -133,6 +138,11 @@ def _settle(
     needed: bool,
     notes: list[str],
 ) -> str | None:
+    if given == '' and needed:
+        raise ValueError(
+            f"'{role}' needs the column of the {WHAT[role]} in '{source}' (got '', its "
+            f'columns: {", ".join(map(repr, names))})'
+        )
     if given is not None:
         return given or None
     if guess is not None:

@@ -138,8 +138,8 @@ def prepare_table(
         report = dataset.report
         config = DataConfig(
             name=name,
-            val_from=_moment(val_from, report, time_unit),
-            test_from=_moment(test_from, report, time_unit),
+            val_from=_moment('val_from', val_from, report, time_unit),
+            test_from=_moment('test_from', test_from, report, time_unit),
             time_unit='s' if report['time']['unit'] == 's' else 'number',
         )
         config, cards, pictures = _fill(
@@ -180,6 +180,9 @@ def _fill(
             data['item'].table = {'image': names}
         notes.append(images_seen(names, encoding))
     files = save_features(data, folder)
+    if files and ids.titles is None and 'table' not in data['item']:
+        # A table of the items keeps the order that the rows of the features are in.
+        data['item'].table = {'row': list(range(ids.num_items))}
     title = columns.title or 'title'
     paths = export_tables(data, ids, folder, columns.item_id, title)
     cards: dict[str, dict[str, Any]] = {}
@@ -207,19 +210,24 @@ def _readable(source: Source) -> Any:
 
 
 def _moment(
-    value: str | int | None, report: Mapping[str, Any], unit: TimeUnit | None
+    name: str, value: str | int | None, report: Mapping[str, Any], unit: TimeUnit | None
 ) -> str | int | None:
     """A date of a hold-out, as a number where the times are numbers."""
     if value is None:
         return None
+    if report['time']['unit'] == 'position':
+        raise ValueError(
+            f"'{name}' needs interactions with times (got {value!r}, and the order of "
+            f"the rows counts): name the column of the times as 'time'"
+        )
     if report['time']['unit'] == 's':
         return read_moment(value, unit)
     try:
         return int(value)
     except ValueError:
         raise ValueError(
-            f"'val_from' and 'test_from' need integers, as the times of these "
-            f'interactions are (got {value!r})'
+            f"'{name}' needs an integer, as the times of these interactions are (got "
+            f'{value!r})'
         ) from None
 
 

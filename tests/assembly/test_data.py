@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,20 @@ def test_data_of_a_shop(tmp_path: Path) -> None:
     assert rows['items without training'] == NUM_ITEMS - len(
         set(data['user', 'interacts', 'item'].edge_index[1].tolist())
     )
+
+
+def test_interactions_after_the_dates_are_counted(tmp_path: Path) -> None:
+    # Days of all users, rather than of one after the other.
+    overrides, log = write_shop(tmp_path), tmp_path / 'log.csv'
+    log.write_text(re.sub(r',\d*(\d\d)$', r',10\1', log.read_text(), flags=re.M))
+    total = len(log.read_text().splitlines()) - 1
+    dates = ['data.val_from=1002', 'data.test_from=1003']
+    data, _ = assembly.build_data(load_config(None, [*overrides, *dates]).data)
+    rows = assembly.statistics(data)
+    assert int(str(rows['after the dates, in no split'])) > 0
+    assert rows['interactions'] == total
+    assert rows['history, mean'] == f'{total / NUM_USERS:.2f}'
+    assert rows['history, longest'] == 6
 
 
 def test_other_graphs_are_other_caches(tmp_path: Path) -> None:

@@ -18,6 +18,11 @@ def test_doctor() -> None:
     assert re.search(r'sum +│ \d+\.\d MiB', memory)
 
 
+def test_doctor_needs_the_option_for_a_run() -> None:
+    for arguments in (['finetune_best'], ['--users', 5]):
+        assert "'--run' needs the recipe" in error('doctor', *arguments)
+
+
 def test_doctor_reads_a_run_folder(shop: Path) -> None:
     assert 'Adam moments' in hellm('doctor', '--run', shop / 'graph').stdout
 

@@ -31,6 +31,23 @@ def test_recommend_in_original_ids(shop: Path) -> None:
     assert not {'p001', 'p004'} & {item for _, item, _ in rows[4:]}
 
 
+def test_titles_are_printed_as_they_are(tmp_path: Path) -> None:
+    overrides = [*write_shop(tmp_path), 'model.name=Popularity']
+    catalogue = tmp_path / 'items.csv'
+    catalogue.write_text(catalogue.read_text().replace('Thing, ', 'lamp [/sale] [red]'))
+    hellm('pretrain', 'sasrec', *overrides, '--out', tmp_path / 'run')
+    output = hellm('recommend', tmp_path / 'run', '--user', 'u03', '-k', 2).stdout
+    assert output.count('lamp [/sale] [red]') == 2
+
+
+def test_all_users_and_some_are_refused(shop: Path, tmp_path: Path) -> None:
+    out = ['--all', '--out', tmp_path / 'top.csv']
+    for some in (['--user', 'u03'], ['--history', 'p001']):
+        message = error('recommend', shop / 'seq', *out, *some)
+        assert "'--all' stands for all users" in message
+    assert not (tmp_path / 'top.csv').exists()
+
+
 @pytest.mark.parametrize('ending', ['csv', 'jsonl', 'parquet'])
 def test_recommend_to_all(shop: Path, tmp_path: Path, ending: str) -> None:
     out = tmp_path / f'top.{ending}'

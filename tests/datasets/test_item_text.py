@@ -49,6 +49,7 @@ def test_fill():
     assert fill(template, {'title': 'Nail {0}', 'brand': 'OPI'}) == 'Nail {0}. OPI'
     assert fill('{title} {brand}', {'title': '', 'brand': 'OPI'}) == 'OPI'
     assert fill(template, {'title': '', 'brand': ''}) == ''
+    assert fill('{a.b}: {{{c}}}', {'a.b': 'x', 'c': 'y'}) == 'x: {y}'
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,24 @@ def test_histories_are_scored_in_batches_of_their_last_items(data: HeteroData) -
     assert sizes == [(3, 2)] * 7
 
 
+def test_a_models_own_length_is_the_default(data: HeteroData) -> None:
+    class Long(Reader):
+        max_len = 60
+
+        def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+            lengths.append(int(batch.length.max()))
+            return super().score(encoded, batch)
+
+    lengths: list[int] = []
+    item = torch.arange(70) % 30
+    batch = SequenceBatch(torch.tensor([-1]), item, torch.zeros_like(item))
+    rank(Long(30), data, batch, 3, exclude_seen=False)
+    rank(Long(30), data, batch, 3, exclude_seen=False, max_len=7)
+    Long.max_len = 80
+    rank(Long(30), data, batch, 3, exclude_seen=False)
+    assert lengths == [60, 7, 70]
+
+
 def test_rank_streams_all_users(data: HeteroData) -> None:
     model = Reader(30).train()
     parts = iter_rank(model, data, None, 3, batch_size=8)

@@ -32,6 +32,25 @@ def test_evaluation_is_kept_under_its_protocol(shop: Path) -> None:
     assert torch.equal(ranks['user'], headline.user)
 
 
+def test_other_cutoffs_join_those_that_are_kept(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / 'seq', tmp_path / 'run')
+    key = 'test, history=train+val, mask=seen'
+    first = experiment.evaluate_run(tmp_path / 'run').metrics
+    second = experiment.evaluate_run(tmp_path / 'run', 'test', ['eval.ks=[5]']).metrics
+
+    def kept() -> dict[str, float]:
+        path = tmp_path / 'run' / 'evaluation.json'
+        return checkpoint.load_json(path, dict)[key]['metrics']
+
+    assert kept() == {**first, **second}
+    ranks = tmp_path / 'run' / 'ranks-test-train+val-seen.safetensors'
+    tensors = checkpoint.load_tensors(ranks)
+    tensors['rank'] += 1  # of a model that was another one
+    checkpoint.save_tensors(ranks, tensors)
+    experiment.evaluate_run(tmp_path / 'run', 'test', ['eval.ks=[5]'])
+    assert kept() == second
+
+
 def test_folders_without_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'run' needs .* of a run .*'config\.yaml'"):
         experiment.load_run(tmp_path)

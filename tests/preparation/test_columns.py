@@ -73,6 +73,23 @@ def test_ratings_are_looked_for_on_demand(tmp_path: Path) -> None:
         settle(tmp_path, 'user,item,much', need_rating=True)
 
 
+@pytest.mark.parametrize(
+    ('column', 'text'),
+    [
+        ('product.name', '{product.name}'),
+        ('a[0]', '{a[0]}'),
+        ('title:token', '{title}'),
+        ('who!r', '{title}'),
+        ('{', '{title}'),
+    ],
+)
+def test_titles_whose_names_have_signs_of_a_format(
+    tmp_path: Path, column: str, text: str
+) -> None:
+    columns = settle(tmp_path, 'user,item', f'item,{column}', title=column)
+    assert (columns.title, columns.text) == (column, text)
+
+
 def test_nothing_may_be_chosen(tmp_path: Path) -> None:
     columns = settle(
         tmp_path, 'user,item,date', 'item,title', time='', title='', text=''
@@ -108,6 +125,9 @@ def test_sequence_text_has_no_columns(tmp_path: Path) -> None:
         ('user,item', 'item,name', {'text': '{nam}'}, "^'text' may name .*'nam'"),
         ('user,item', None, {'text': '{name}'}, "'text' reads .*as 'items'"),
         ('user,item', None, {'title': 'name'}, "'title' reads .*as 'items'"),
+        ('user,item,stars', None, {'rating': 'stars'}, "'rating' is read .*'stars'"),
+        ('user,item', None, {'user': ''}, "'user' needs the column .*got ''"),
+        ('user,item', 'item,name', {'item_id': ''}, "'item_id' needs .*got ''"),
     ],
 )
 def test_doubts_are_errors_that_list_the_columns(

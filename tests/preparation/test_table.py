@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -95,6 +96,32 @@ def test_card_tells_what_was_dropped_and_guessed(tmp_path: Path) -> None:
     assert "'orders.csv': column 'stars' is read as the ratings." in told['notes']
     assert {file['name'] for file in told['files']} == {'orders.csv', 'catalogue.csv'}
     assert str(tmp_path) not in json.dumps(told)
+
+
+def test_features_without_a_table_stay_with_their_items(tmp_path: Path) -> None:
+    """One id of letters makes all ids text; when it is dropped, they are numbers."""
+    rows = [f'u{u},{i},{i}' for u in range(4) for i in range(8, 13)]
+    log = tmp_path / 'log.csv'
+    log.write_text('user,item,time\n' + '\n'.join([*rows, 'u9,A7,1']) + '\n')
+    order = sorted([*map(str, range(8, 13)), 'A7'])
+    values = [0 if i == 'A7' else int(i) for i in order]
+    np.save(tmp_path / 'x.npy', np.array(values, np.float32)[:, None])
+    prepared = prepare_table(
+        tmp_path / 'ready', log, min_count=2, features={'image': tmp_path / 'x.npy'}
+    )
+    config = load_config('sasrec', [f'dataset={prepared.folder}'])
+    data, ids = build_data(config.data)
+    for index, item in enumerate(ids.items):
+        assert float(data['item'].x_image[index]) == float(item)
+
+
+def test_dates_need_times(tmp_path: Path) -> None:
+    log = tmp_path / 'log.csv'
+    rows = [f'u{u},i{i}' for u in range(4) for i in range(6)]
+    log.write_text('user,item\n' + '\n'.join(rows) + '\n')
+    with pytest.raises(ValueError, match="'val_from' needs interactions with times"):
+        prepare_table(tmp_path / 'ready', log, val_from=5, test_from=9)
+    assert not (tmp_path / 'ready').exists()
 
 
 def test_text_and_pictures(
@@ -205,7 +232,7 @@ def test_dates_of_times_that_are_numbers(tmp_path: Path) -> None:
     assert prepared.data['user'].val_item.tolist() == [3] * 4
     assert prepared.data['user'].test_item.tolist() == [4] * 4
     arguments['val_from'] = '2024-01-01'
-    with pytest.raises(ValueError, match=r"need integers, .*'2024-01-01'"):
+    with pytest.raises(ValueError, match=r"needs an integer, .*'2024-01-01'"):
         prepare_table(
             tmp_path / 'other', tmp_path / 'log.csv', time_unit='number', **arguments
         )

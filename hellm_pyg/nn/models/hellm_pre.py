@@ -282,7 +282,7 @@ class HeLLMPre(GraphRecommender):
             raise ValueError(
                 f"'i2i' needs item hyperedges of {missing or 'some modality'} (got "
                 f'{found} in the data): give the data features and apply the transform '
-                f'KNNHyperedges, or set i2i to false'
+                f'KNNHyperedges, or leave them out (i2i=false, in a recipe model.i2i)'
             )
         sizes = [data[f'{name}_hyperedge'].num_nodes for name in names]
         if self.item_log_weight and set(sizes) != {self.num_items}:
