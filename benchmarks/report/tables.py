@@ -234,8 +234,8 @@ def provenance(analysis: Analysis, outdated: Sequence[str] = ()) -> Table:
     caption += refitted(analysis.section.everything)
     if outdated:
         caption += (
-            " Made with other settings or protocols than the table's file has now: "
-            f'{", ".join(outdated)}.'
+            " Made with other settings or protocols than the table's file has now, or "
+            f'of runs that were: {", ".join(outdated)}.'
         )
     return Table('Provenance', columns, body, caption, words={2, 3, 4, 5})
 
