@@ -36,8 +36,8 @@ def encode_item_texts(
     present = {text for text in texts if text.strip()}
     if not present:
         raise ValueError(
-            f"'text' needs a template that gives some item a text (got {len(texts)} "
-            f"blanks): name columns that are filled, or give '' for no text"
+            f"'texts' needs at least one text (got {len(texts)} blanks): give a 'text' "
+            f"template of columns that are filled, or '' for no text"
         )
     # From long to short: batches hold like lengths, and a lack of memory shows early.
     distinct = sorted(present, key=lambda text: (-len(text), text))
