@@ -162,7 +162,7 @@ def test_results_of_other_settings_are_named(
     write(folder, result('popularity', ranks(50, 1, 2), **own))
     write(folder, result('popularity', ranks(50, 1, 3), seed=1))  # no such seed there
     assert main([str(folder), '--resamples', '20', '--signs', '20']) == 0
-    told = "other settings or protocols than the table's file has now: "
+    told = "than the table's file has now, or of runs that were: "
     text = (folder / 'RESULTS.md').read_text()
     assert f'{told}beauty-popularity-2024.\n' in text
 
