@@ -140,6 +140,7 @@ def prepare_table(
             name=name,
             val_from=_moment('val_from', val_from, report, time_unit),
             test_from=_moment('test_from', test_from, report, time_unit),
+            time=None if report['time']['unit'] == 'position' else 'time',
             time_unit='s' if report['time']['unit'] == 's' else 'number',
         )
         config, cards, pictures = _fill(
@@ -196,7 +197,6 @@ def _fill(
         interactions=paths['interactions'].name,
         user='user_id',
         item='item_id',
-        time='time',
         items=paths['items'].name if 'items' in paths else None,
         item_id=columns.item_id,
         title=columns.title,

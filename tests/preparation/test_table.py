@@ -122,6 +122,12 @@ def test_dates_need_times(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'val_from' needs interactions with times"):
         prepare_table(tmp_path / 'ready', log, val_from=5, test_from=9)
     assert not (tmp_path / 'ready').exists()
+    prepared = prepare_table(tmp_path / 'ready', log)
+    assert prepared.ids.item_id(prepared.data['user'].test_item.tolist()) == ['i5'] * 4
+    dates = ['data.val_from=5', 'data.test_from=9']
+    config = load_config('sasrec', [f'dataset={prepared.folder}', *dates])
+    with pytest.raises(ValueError, match='time'):
+        build_data(config.data)
 
 
 def test_text_and_pictures(
