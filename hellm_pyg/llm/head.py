@@ -149,7 +149,8 @@ class ItemHead(nn.Module):
         r"""Returns the mean cross-entropy over the items.
 
         No more than :math:`2^{24}` scores live at once, whatever the number of
-        targets.
+        targets. Under autocast the adapter :math:`f` runs in its type; the scores
+        are in fp32 all the same.
 
         Args:
             x: Read-out states, :math:`[N, H]`.
@@ -158,10 +159,12 @@ class ItemHead(nn.Module):
             hidden: Items that a state does not choose from, see
                 :func:`~hellm_pyg.nn.scoring.table_cross_entropy`.
         """
+        vectors, bias = self.items(state)
         with torch.autocast(x.device.type, enabled=False):
-            vectors, bias = self.items(state)
             query = self.queries(x)
-        return table_cross_entropy(query, vectors, target, bias=bias, hidden=hidden)
+        return table_cross_entropy(
+            query, vectors.float(), target, bias=bias, hidden=hidden
+        )
 
     def __repr__(self) -> str:
         return (

@@ -200,8 +200,11 @@ class LLMRecommender(nn.Module):
         """
         batch = self._truncate(batch)
         with arithmetic(self.before.device, self.dtype):
-            item, inverse = batch.item.unique(return_inverse=True)
-            token = self._project(item)[inverse]
+            # A grid: oneDNN compiles products in bf16 anew for each number of rows.
+            width = max(1, int(batch.length.max()))
+            grid = batch.item.new_zeros(batch.batch_size, width)
+            grid[batch.batch, batch.position] = batch.item
+            token = self._project(grid)[batch.batch, batch.position]
             token = F.dropout(token, self.dropout, self.training)
             instruction = self._instruct() if self.shares_instruction else None
             every = self._reads_every_position(batch)

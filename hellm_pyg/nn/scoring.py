@@ -79,11 +79,11 @@ class _TableCrossEntropy(torch.autograd.Function):
                 share = share.div_(total).scatter_add_(1, label, -torch.ones_like(top))
                 if grads[2] is not None:
                     grads[2] += share.sum(dim=0).to(grads[2].dtype)
-                share = share.to(dtype)
+                share = _lower(share, dtype)
                 if grads[0] is not None:
-                    grads[0][rows] = share @ low
+                    grads[0][rows] = (share @ low)[: part.size(0)]
                 if grads[1] is not None:
-                    grads[1] += share.t() @ part.to(dtype)
+                    grads[1] += share.t() @ _lower(part, dtype)
         ctx.save_for_backward(*grads)
         ctx.count = max(x.size(0), 1)
         return (loss / ctx.count).to(torch.promote_types(x.dtype, torch.float32))
@@ -97,6 +97,16 @@ class _TableCrossEntropy(torch.autograd.Function):
             for grad in ctx.saved_tensors
         ]
         return (*grads, None, None, None)
+
+
+def _lower(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    # In a lower precision there are zeros up to a multiple of 64 rows: oneDNN
+    # compiles a product in bf16 anew for each number of rows that it meets.
+    if rows.dtype == dtype:
+        return rows
+    out = rows.new_zeros(-(-rows.size(0) // 64) * 64, rows.size(1), dtype=dtype)
+    out[: rows.size(0)] = rows
+    return out
 
 
 def _hide(logits: Tensor, hidden: Pairs, rows: slice) -> None:

@@ -70,6 +70,25 @@ def test_scores_stay_fp32_under_autocast():
     assert out.dtype == torch.float32
 
 
+def gradient(loss: torch.Tensor, head: ItemHead) -> torch.Tensor:
+    grads = torch.autograd.grad(loss, list(head.parameters()))
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+def test_loss_under_autocast_lowers_only_the_adapter():
+    torch.manual_seed(2)
+    head = ItemHead('tied', 8, 200, state_channels=6, adapter_channels=16)
+    x, state, target = torch.randn(50, 8), torch.randn(200, 6), torch.arange(50)
+    expected = head.loss(x, target, state)
+    wanted = gradient(expected, head)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert head.adapter(state).dtype == torch.bfloat16
+        loss = head.loss(x, target, state)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, atol=0.01, rtol=0.0)
+    assert (gradient(loss, head) - wanted).norm() < 0.01 * wanted.norm()
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
