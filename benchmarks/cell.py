@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
+import json
 import time
 import zlib
 from collections.abc import Mapping
@@ -59,6 +61,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
             'commit': commit(),
             'versions': versions(),
             'config': to_dict(config),
+            'read': {key: digest(path.parent / f'{key}.json') for key in cell.sources},
             'data_fingerprint': data.fingerprint,
             'backbone': _backbone(config),
             'parameters': metrics.get('parameters', 0),
@@ -128,7 +131,7 @@ def compact(rank: Tensor) -> dict[str, str]:
 def up_to_date(
     cell: Cell, table: Mapping[str, Cell], protocols: list[list[str]], folder: Path
 ) -> bool:
-    """Whether a cell is :func:`finished`, and so is all that it reads.
+    """Whether a cell is :func:`finished`, and so is all that it has read.
 
     Args:
         cell: The cell.
@@ -139,10 +142,14 @@ def up_to_date(
     Raises:
         ValueError: If a file is damaged.
     """
-    if not finished(cell, protocols, folder / f'{cell.key}.json'):
+    path = folder / f'{cell.key}.json'
+    if not finished(cell, protocols, path):
         return False
+    read = load_json(path, dict).get('read', {})
     return all(
-        source in table and up_to_date(table[source], table, protocols, folder)
+        source in table
+        and up_to_date(table[source], table, protocols, folder)
+        and read.get(source) == digest(folder / f'{source}.json')
         for source in cell.sources
     )
 
@@ -170,6 +177,15 @@ def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:
     asked = {str(Protocol(history, mask)) for history, mask in protocols}  # type: ignore[arg-type]
     own = load_config(cell.recipe, cell.overrides)
     return set(result['test']) == asked and _choices(found) == _choices(own)
+
+
+def digest(path: Path) -> str | None:
+    """What the run of a result has found, in short; :obj:`None` without a result."""
+    if not path.is_file():
+        return None
+    result = load_json(path, dict)
+    found = [result.get('validation', {}).get('metrics'), result.get('ranks')]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
 def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:

@@ -17,7 +17,14 @@ import torch
 import yaml
 
 from benchmarks import run, table
-from benchmarks.cell import compact, finished, model_bytes, run_cell, up_to_date
+from benchmarks.cell import (
+    compact,
+    digest,
+    finished,
+    model_bytes,
+    run_cell,
+    up_to_date,
+)
 from benchmarks.table import Cell, cells, load_table
 from hellm_pyg import experiment
 from hellm_pyg.checkpoint import load_tensors
@@ -261,15 +268,26 @@ def test_a_result_needs_those_of_all_that_it_reads(
     def states() -> list[bool]:
         return [up_to_date(c, table, PROTOCOLS, tmp_path) for c in table.values()]
 
+    def write(key: str, result: dict) -> None:
+        (tmp_path / f'{key}.json').write_text(json.dumps(result))
+
     for key in keys:
-        (tmp_path / f'{key}.json').write_text(json.dumps(found))
+        write(key, found)
+    assert states() == [True, False, False]  # as they do not tell what they read
+    for index, key in enumerate(keys):
+        read = {k: digest(tmp_path / f'{k}.json') for k in keys[:index]}
+        write(key, {**found, 'read': read})
     assert states() == [True, True, True]
+    again = {**found['validation'], 'metrics': {'N@5': 0.5}}
+    write(keys[0], {**found, 'validation': again})
+    assert states() == [True, False, False]
+    write(keys[0], found)
     other = [*cell.overrides, 'train.lr=0.5']
     table[keys[1]] = table[keys[1]]._replace(overrides=other)
     assert states() == [True, False, False]
     (tmp_path / f'{keys[0]}.json').unlink()
     assert states() == [False, False, False]
-    (tmp_path / f'{keys[0]}.json').write_text(json.dumps(found))
+    write(keys[0], found)
     del table[keys[1]]
     assert states() == [True, False]
 
@@ -310,7 +328,10 @@ def test_an_ensemble_of_former_runs_is_refused(tmp_path: Path) -> None:
         str(tmp_path / 'all'),
     )
     cell = Cell(*own, sources=['beauty-seq-1'])
+    (tmp_path / 'beauty-seq-1.json').write_text('{}')
     run_cell(cell, [['train+val', 'seen']], tmp_path / 'both.json')
+    read = json.loads((tmp_path / 'both.json').read_text())['read']
+    assert read == {'beauty-seq-1': digest(tmp_path / 'beauty-seq-1.json')}
     shutil.rmtree(member)
     experiment.pretrain(load_config('sasrec', [*small, 'train.seed=5']), member)
     with pytest.raises(ValueError, match=r"an ensemble of former runs of \['seq'\]"):
