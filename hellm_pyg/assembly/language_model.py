@@ -86,7 +86,9 @@ def table_width(source: str, features: Mapping[str, int], key: str = 'table') ->
         if rest not in features:
             hint = f'; the nearest is {nearest(rest, features)!r}' if features else ''
             raise ValueError(
-                f"'{key}' names features that the data lack (got {source!r}){hint}"
+                f"'{key}' names features that the data lack (got {source!r}){hint}; "
+                f"without any, name the tables that there are in 'llm.tables' and "
+                f"'llm.token'"
             )
         return features[rest]
     if kind == 'random':
