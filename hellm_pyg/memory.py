@@ -18,6 +18,7 @@ from hellm_pyg.assembly import (
     check_backbone,
     checked_arguments,
     model_class,
+    sampling_of,
     table_width,
 )
 from hellm_pyg.backbone_shape import backbone_shape, lora_parameters
@@ -155,7 +156,7 @@ def _encoded(config: Config, sizes: DataSizes) -> int:
         shape = backbone_shape(name, config.llm.num_layers, config.llm.shape)
         return 4 * sizes.num_items * 2 * shape.hidden_size
     width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
-    match getattr(model_class(config.model.get('name')), 'sampling', 'none'):
+    match sampling_of(model_class(config.model.get('name'))):
         case 'pairs':  # some put their modalities side by side
             nodes = sizes.num_users + sizes.num_items
             return 4 * nodes * width * (1 + len(sizes.features))
@@ -193,7 +194,7 @@ def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
         + 7 * 8 * (sizes.num_interactions + hyperedges),
         'features': 4 * sizes.num_items * sum(sizes.features.values()),
     }
-    kind = getattr(model, 'sampling', 'none')
+    kind = sampling_of(model)
     if kind == 'pairs':
         layers = sum(
             value for key, value in config.model.items() if key.endswith('_layers')

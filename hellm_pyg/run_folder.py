@@ -19,6 +19,7 @@ from hellm_pyg.assembly import (
     build_model,
     check_catalogue,
     model_class,
+    sampling_of,
     training_data,
 )
 from hellm_pyg.config import Config, load_run_config, save_config, to_dict
@@ -194,7 +195,7 @@ def load_model(folder: Path, config: Config, data: HeteroData, ids: IdMap) -> An
             folder / LLM_FOLDER, fingerprint=ids.fingerprint
         )
     model: Any = build_model(config, data)
-    if _sampling(model) == 'none':
+    if sampling_of(model) == 'none':
         model.fit(training_data(config, data))  # gives what it counts the right shape
     state = checkpoint.load_tensors(folder / WEIGHTS, model.state_dict())
     model.load_state_dict(state)
@@ -283,11 +284,6 @@ def with_graph_of(folders: Mapping[str, str], config: Config) -> Config:
     return config
 
 
-def _sampling(model: Any) -> str:
-    """What a model, or its class, is trained on; histories if it does not tell."""
-    return str(getattr(model, 'sampling', 'sequences'))
-
-
 def _model_class(config: Config) -> Any:
     return model_class(config.model.get('name'))
 
@@ -318,7 +314,7 @@ def _check_same(own: Config, config: Config) -> None:
                 f"it was trained with 'data.{key}' {old!r} (got {new!r} for the "
                 f'ensemble); all members read the same data'
             )
-    histories = own.llm is not None or _sampling(_model_class(own)) != 'pairs'
+    histories = own.llm is not None or sampling_of(_model_class(own)) != 'pairs'
     if histories and own.train.max_len != config.train.max_len:
         raise ValueError(
             f"it reads histories of {own.train.max_len} items (got 'train.max_len' "

@@ -20,6 +20,7 @@ from hellm_pyg.assembly.models import (
     build_model,
     checked_arguments,
     model_class,
+    sampling_of,
 )
 from hellm_pyg.assembly.paths import resolve_paths
 
@@ -37,6 +38,7 @@ __all__ = [
     'load_dataset',
     'model_class',
     'resolve_paths',
+    'sampling_of',
     'statistics',
     'table_width',
     'training_data',

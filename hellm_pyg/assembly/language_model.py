@@ -84,11 +84,13 @@ def table_width(source: str, features: Mapping[str, int], key: str = 'table') ->
     kind, _, rest = source.partition(':')
     if kind == 'features':
         if rest not in features:
-            hint = f'; the nearest is {nearest(rest, features)!r}' if features else ''
+            way_out = (
+                f'the nearest is {nearest(rest, features)!r}'
+                if features
+                else "there are none: leave it out of 'llm.tables' and 'llm.token'"
+            )
             raise ValueError(
-                f"'{key}' names features that the data lack (got {source!r}){hint}; "
-                f"without any, name the tables that there are in 'llm.tables' and "
-                f"'llm.token'"
+                f"'{key}' names features that the data lack (got {source!r}); {way_out}"
             )
         return features[rest]
     if kind == 'random':

@@ -93,6 +93,15 @@ def build_model(config: Config, data: HeteroData) -> nn.Module:
         return cls(**arguments)
 
 
+def sampling_of(model: nn.Module | type[nn.Module]) -> str:
+    """Returns what a model is trained on: ``'pairs'``, ``'sequences'``, ``'none'``.
+
+    A model that does not tell, such as a recommender by language model, reads
+    histories.
+    """
+    return str(getattr(model, 'sampling', 'sequences'))
+
+
 @in_words_of(TrainConfig, 'train')
 def build_loader(config: Config, data: HeteroData, model: nn.Module) -> Any:
     """Returns the loader of the mini-batches that train a model.
@@ -101,7 +110,7 @@ def build_loader(config: Config, data: HeteroData, model: nn.Module) -> Any:
     """
     from hellm_pyg.data import PairLoader, SequenceLoader
 
-    train, sampling = config.train, getattr(model, 'sampling', 'sequences')
+    train, sampling = config.train, sampling_of(model)
     if sampling == 'none':
         return None
     if sampling == 'pairs':

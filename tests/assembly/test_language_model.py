@@ -69,6 +69,11 @@ def test_tables_that_are_not_there(data: HeteroData, source: str, message: str) 
         assembly.item_table('x', source, data, ids_of(data))
 
 
+def test_a_table_of_data_without_features() -> None:
+    with pytest.raises(ValueError, match="'table' names .*there are none: leave it out"):
+        assembly.table_width('features:text', {})
+
+
 def test_table_of_other_data_is_refused(data: HeteroData, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / 'graph', ids_of(data, first=1))
     with pytest.raises(ValueError, match='trained on other data'):

@@ -189,7 +189,9 @@ def test_a_search_that_began_before_a_setting_existed_goes_on(tmp_path: Path) ->
     task = begun.study.user_attrs['task']
     del task['config']['train']['refit']
     begun.study.set_user_attr('task', task)
-    search(tmp_path, Trainings(), 1).run()
+    later = search(tmp_path, Trainings(), 1)
+    later.run()
+    assert len(later.to_dict()['runs']) == 1
 
 
 def test_search_without_a_completed_trial(tmp_path: Path) -> None:
