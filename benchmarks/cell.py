@@ -131,7 +131,7 @@ def compact(rank: Tensor) -> dict[str, str]:
 def up_to_date(
     cell: Cell, table: Mapping[str, Cell], protocols: list[list[str]], folder: Path
 ) -> bool:
-    """Whether a cell is :func:`finished`, and so is all that it has read.
+    """Whether a cell is :func:`finished`, and so are the very results that it read.
 
     Args:
         cell: The cell.
