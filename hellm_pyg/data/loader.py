@@ -30,7 +30,9 @@ POOL = 100  # batches that are bucketed by length together
 
 
 def _generator(*key: int) -> torch.Generator:
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    # As an entropy alone, (seed, epoch) and (seed, epoch, 0) would be one stream.
+    sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])
+    state = sequence.generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
@@ -213,7 +215,10 @@ class SequenceLoader(Loader[SequenceBatch]):
     :math:`s_1, \ldots, s_m`, with :math:`m = n - 2` where two items are held out.
 
     * ``'train'``, ``targets='all'``: one row a user,
-      :math:`s_1, \ldots, s_{m-1} \to s_2, \ldots, s_m`.
+      :math:`s_1, \ldots, s_{m-1} \to s_2, \ldots, s_m`. Here the training part
+      alone is cut, to ``max_len`` inputs and the target of the last: otherwise the
+      longest histories of the other splits, and of a recommendation, would end at
+      positions that no training row reaches.
     * ``'train'``, ``targets='last'``: one row a proper prefix,
       :math:`s_1, \ldots, s_{t-1} \to s_t` for :math:`t = 2, \ldots, m`.
     * ``'val'``: :math:`s_1, \ldots, s_m \to` the validation item.
@@ -265,8 +270,10 @@ class SequenceLoader(Loader[SequenceBatch]):
         super().__init__(seed)
         known = history_edges(data, split, history).cpu()
         held_out = {'train': 2, 'val': 2, 'test': 1, 'all': 0}[split]
+        if split == 'train' and targets == 'all':
+            held_out = 0
         why = f' with split={split!r}, held-out items included' if held_out else ''
-        least = held_out + (2 if split == 'train' else 1)
+        least = held_out + (2 if targets == 'last' and split == 'train' else 1)
         _check_at_least('max_len', max_len, least, why)
         _check_at_least('batch_size', batch_size, 1)
         _check_at_least('num_neg', num_neg, 0)
@@ -315,13 +322,16 @@ class SequenceLoader(Loader[SequenceBatch]):
         if self.split in ('val', 'test'):
             target = data['user'][f'{self.split}_item'].cpu()[user]
             user, self._target = user[target >= 0], target[target >= 0]
-        if LATER in data.edge_types:
+        room, whole = self.max_len, ptr[user + 1] - ptr[user]
+        if self.split == 'train' and self.targets == 'all':
+            room += 1  # the target of the last input
+        elif LATER in data.edge_types:
             # What comes after the targets takes no room from what is known before.
-            whole = ptr[user + 1] - ptr[user] + held_out
+            whole = whole + held_out
         else:
             ends = history_edges(data, 'all').ptr.cpu()
             whole = ends[user + 1] - ends[user]
-        start = ptr[user] + (whole - self.max_len).clamp_(min=0)
+        start = ptr[user] + (whole - room).clamp_(min=0)
         length = (ptr[user + 1] - start).clamp_(min=0)
         if self.split == 'train':
             keep = length >= 2

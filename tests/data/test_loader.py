@@ -58,8 +58,10 @@ def expected_rows(histories, split, max_len=50, targets='all', history='train+va
         train = kept[: len(kept) - held_out]
         if split == 'all':
             rows.append((user, kept, ()))
-        elif split == 'train' and targets == 'all' and len(train) >= 2:
-            rows.append((user, train[:-1], train[1:]))
+        elif split == 'train' and targets == 'all':
+            train = tuple(whole[: len(whole) - held_out][-max_len - 1 :])
+            if len(train) >= 2:
+                rows.append((user, train[:-1], train[1:]))
         elif split == 'train' and targets == 'last':
             rows += [(user, train[:t], (train[t],)) for t in range(1, len(train))]
         elif split == 'val' and held_out:
@@ -322,7 +324,15 @@ def test_row_without_history():
         ({'num_neg': -1}, r"'num_neg' .* \(got -1\)"),
         ({'num_neg': 10**9}, r"'num_neg' .* at most \d+, .* \(got 1000000000\)"),
         ({'seed': -1}, r"'seed' .* \(got -1\)"),
-        ({'max_len': 3}, r"'max_len' needs to be at least 4 .*held-out.* \(got 3\)"),
+        ({'max_len': 0}, r"'max_len' .* least 1 \(got 0\)"),
+        (
+            {'max_len': 3, 'targets': 'last'},
+            r"'max_len' needs to be at least 4 .*held-out.* \(got 3\)",
+        ),
+        (
+            {'max_len': 2, 'split': 'val'},
+            r"'max_len' needs to be at least 3 .*held-out.* \(got 2\)",
+        ),
         ({'max_len': 0, 'split': 'all'}, r"'max_len' .* least 1 \(got 0\)"),
         ({'batch_tokens': 49}, r"'batch_tokens' .* least 50 \('max_len'\) \(got 49\)"),
     ],
@@ -430,7 +440,9 @@ def test_counts_of_the_real_data(
     assert sum(batch.num_targets for batch in prefixes) == num_samples
     positions = SequenceLoader(data, targets='all')
     assert positions.num_rows == num_users
-    assert sum(batch.num_targets for batch in positions) == num_samples
+    inputs = sum(min(len(history) - 3, 50) for history in histories)
+    assert sum(batch.num_targets for batch in positions) == inputs > num_samples
+    assert max(int(batch.length.max()) for batch in positions) == 50
     test = list(SequenceLoader(data, 'test', batch_size=1024))
     assert sum(batch.batch_size for batch in test) == num_users
     assert max(int(batch.length.max()) for batch in test) == 49
