@@ -154,6 +154,15 @@ def up_to_date(
     )
 
 
+def lost_sources(cell: Cell, table: Mapping[str, Cell]) -> set[str]:
+    """Keys of the cells that a cell reads, and they in turn, whose runs have gone."""
+    lost = set()
+    for key in cell.sources:
+        if key in table and not (Path(table[key].run_dir) / 'metrics.json').is_file():
+            lost |= {key} | lost_sources(table[key], table)
+    return lost
+
+
 def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:
     """Whether the result is there, of this very configuration and these protocols.
 

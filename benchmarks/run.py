@@ -30,7 +30,8 @@ one of its name.
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
 ``benchmarks/results/<table>``. Cells are skipped that are finished under all protocols,
-as are those whose runs they read; killed ones go on, a failed one leaves
+as are those whose runs they read; one whose run has gone, as in a fresh checkout, is
+trained again where another is to read it. Killed ones go on, a failed one leaves
 ``....failed.json`` there and does not stop the rest. The test items are read for each
 protocol, after validation has chosen the weights; with ``protocols: []`` they are left
 alone, and the report compares the cells on validation with ``base``, which is the name
@@ -102,13 +103,20 @@ def _run_all(
     argv: Sequence[str],
     only_list: bool,
 ) -> int:
-    from benchmarks.cell import command, up_to_date
+    from benchmarks.cell import command, lost_sources, up_to_date
+
+    def is_done(cell: Cell) -> bool:
+        return up_to_date(cell, known, protocols, folder)
+
+    def is_read_again(cell: Cell) -> bool:
+        readers = [other for other in chosen if cell.key in lost_sources(other, known)]
+        return not all(map(is_done, readers))
 
     failed = []
     for cell in chosen:
         note = folder / f'{cell.key}.failed.json'
         try:
-            done = up_to_date(cell, known, protocols, folder)
+            done = is_done(cell) and not is_read_again(cell)
         except ValueError as error:
             if not only_list:
                 _note(note, cell, command(cell), str(error))

@@ -438,6 +438,27 @@ def test_failure_is_reported_and_does_not_stop_the_rest(
     assert run.main([*arguments, '--only', 'nothing']) == 2
 
 
+def test_what_has_gone_is_trained_again_where_it_is_read(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    floor = {'recipe': 'sasrec', 'overrides': ['model.name=Popularity']}
+    path = write_table(tmp_path, {'a': floor, 'b': {**floor, 'refit': 'a'}})
+    results = tmp_path / 'results'
+
+    def done() -> list[str]:
+        assert run.main([str(path), '--results', str(results)]) == 0
+        lines = capfd.readouterr().out.splitlines()
+        return [line.partition(':')[0] for line in lines if line.endswith(': done')]
+
+    assert done() == []
+    shutil.rmtree(tmp_path / 'runs')  # as in a fresh checkout
+    assert done() == ['beauty-a-1', 'beauty-b-1']
+    assert not (tmp_path / 'runs').exists()
+    (results / 'small' / 'beauty-b-1.json').unlink()
+    assert done() == []
+    assert done() == ['beauty-a-1', 'beauty-b-1']
+
+
 def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_table(tmp_path, {'a': {'recipe': 'sasrec'}})
     arguments = ['--list', '--seeds', '7', '--results', str(tmp_path / 'results')]
