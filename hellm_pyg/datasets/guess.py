@@ -18,7 +18,8 @@ ROLES = {
     'time': (
         'time timestamp date datetime ts unix_review_time ordered_at order_date '
         'order_time purchased_at purchase_date purchase_time bought_at created_at '
-        'event_time event_date'
+        'event_time event_date invoice_date transaction_date transaction_time '
+        'review_date review_time rating_date sold_at'
     ),
     'rating': 'rating ratings stars score overall',
 }
@@ -26,6 +27,7 @@ ITEM_ROLES = {
     'item_id': f'{ROLES["item"]} id',
     'title': 'title name product_name item_name product_title item_title',
 }
+TIME_ENDINGS = ('date', 'time', 'timestamp')
 
 
 def guess_columns(names: Sequence[str]) -> dict[str, str]:
@@ -66,6 +68,13 @@ def fitting(names: Sequence[str], role: str) -> list[str]:
     """
     known = _plain({**ROLES, **ITEM_ROLES}[role].split())
     return [name for name in names if _plain([name]) <= known]
+
+
+def perhaps_times(names: Sequence[str]) -> list[str]:
+    """Columns that may well hold times, as ``shipping_date``, or a ``watch_time``."""
+    return [
+        name for name in names if any(p.endswith(TIME_ENDINGS) for p in _plain([name]))
+    ]
 
 
 def _guess(names: Sequence[str], roles: dict[str, str]) -> dict[str, str]:

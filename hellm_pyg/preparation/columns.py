@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hellm_pyg.datasets.guess import fitting, guess_columns, guess_item_columns
+from hellm_pyg.datasets.guess import (
+    fitting,
+    guess_columns,
+    guess_item_columns,
+    perhaps_times,
+)
 from hellm_pyg.datasets.item_text import check_template, template_of
 from hellm_pyg.datasets.tables import SEQUENCES, Source, column_names, ending
 
@@ -152,6 +157,12 @@ def _settle(
             )
         return guess
     fits = fitting(names, role)
+    if role == 'time' and not fits and (perhaps := perhaps_times(names)):
+        raise ValueError(
+            f"'time' needs the column of the times in '{source}', which may be "
+            f"{' or '.join(map(repr, perhaps))}, or '' if the order of the rows counts "
+            f'(its columns: {", ".join(map(repr, names))})'
+        )
     if not fits and not needed:
         return None
     doubt = 'none of them is known by its name'

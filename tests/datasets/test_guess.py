@@ -22,6 +22,10 @@ from hellm_pyg.datasets.guess import guess_columns, guess_item_columns
         # The usual name wins; among others there is doubt.
         (['user_id', 'customer', 'item_id'], {'user': 'user_id', 'item': 'item_id'}),
         (['customer', 'buyer', 'sku'], {'item': 'sku'}),
+        (
+            ['CustomerID', 'StockCode', 'InvoiceDate'],
+            {'user': 'CustomerID', 'time': 'InvoiceDate'},
+        ),
         (['date', 'created_at'], {}),
         (['a', 'b'], {}),
     ],

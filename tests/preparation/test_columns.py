@@ -102,6 +102,7 @@ def test_without_times_the_order_counts(tmp_path: Path) -> None:
     columns = settle(tmp_path, 'user,item')
     assert columns.time is None
     assert columns.notes == ("'orders.csv': the order of the rows counts",)
+    assert settle(tmp_path, 'user,item,watch_time', time='').time is None
 
 
 def test_sequence_text_has_no_columns(tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ def test_sequence_text_has_no_columns(tmp_path: Path) -> None:
         ('client,buyer,item', None, {}, r"'user' .*could be 'client' or 'buyer' \(its"),
         ('user,thing', None, {}, r"'item' needs .*'user', 'thing'"),
         ('user,item,date,created_at', None, {}, "'time' .*'date' or 'created_at'"),
+        ('user,item,shipDate,qty', None, {}, "'time' .*may be 'shipDate', or '' if"),
         ('user,item', 'no,name', {}, r"'item_id' needs .*items\.csv'.*'no', 'name'"),
         ('user,item', 'item,name,Title', {}, "'title' .*'name' or 'Title'"),
         ('user,item', 'item,name', {'text': '{nam}'}, "^'text' may name .*'nam'"),
