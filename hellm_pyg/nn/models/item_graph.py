@@ -63,9 +63,14 @@ def normalize_pairs(pairs: Tensor, value: Tensor, num_items: int) -> Tensor:
         The normalised entries, :math:`[\mathrm{nnz}]`.
     """
     degree = scatter(value, pairs[0], dim_size=num_items, reduce='sum')
-    usable = degree > 0
-    scale = torch.where(usable, degree.where(usable, 1.0).rsqrt(), 0.0)
+    scale = root_inverse(degree)
     return value * scale[pairs[0]] * scale[pairs[1]]
+
+
+def root_inverse(degree: Tensor) -> Tensor:
+    """One over the root of each degree, 0 where it is not positive."""
+    usable = degree > 0
+    return torch.where(usable, degree.where(usable, 1.0).rsqrt(), 0.0)
 
 
 def csr_matrices(pairs: Tensor, value: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from hellm_pyg.nn.models.item_graph import (
     neighbor_pairs,
     normalize_pairs,
     plain_tensor,
+    root_inverse,
 )
 from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN, SymmetricLGConv
@@ -54,8 +55,8 @@ class LATTICE(GraphRecommender):
         \mathbf{e}_u &= \mathbf{z}_u, \qquad \mathbf{e}_i = \mathbf{z}_i +
         \frac{\mathbf{h}_i}{\|\mathbf{h}_i\|_2}, \qquad
         \mathbf{H} = \mathbf{S}^{L_I} \mathbf{Z}^{(0)}_I, \qquad
-        \mathbf{S} = \sum_m \mu_m \left( \eta \mathbf{S}^m
-        + (1 - \eta) \tilde{\mathbf{S}}^m \right)
+        \mathbf{S} = \eta \sum_m \mu_m \, \mathrm{norm}(\mathbf{S}^m) + (1 - \eta)
+        \, \mathrm{norm} \Big( \sum_m \mu_m \tilde{\mathbf{S}}^m \Big)
 
         \mathcal{L} &= \frac{1}{B} \sum_{(u,i,j)} \left[
         -\ln \sigma(s(u, i) - s(u, j)) + \frac{\lambda}{2} (
@@ -64,10 +65,11 @@ class LATTICE(GraphRecommender):
     :math:`\mathbf{S}^m` holds the cosine similarities of the data's features
     on the pairs of ``('item', 'member_of', '<m>_hyperedge')``,
     :math:`\tilde{\mathbf{S}}^m` those of :math:`\mathbf{W}_m \mathbf{f}^m +
-    \mathbf{b}_m` with the ``num_neighbors`` nearest items; both are normalised
-    by their row sums on both sides. The weights :math:`\mu_m` are the softmax
-    of trained scalars over the modalities that an item has; an item without
-    any has :math:`\mathbf{h}_i = 0` and is nobody's neighbour.
+    \mathbf{b}_m` with the ``num_neighbors`` nearest items; :math:`\mathrm{norm}`
+    divides by the roots of the row sums on both sides. The weights
+    :math:`\mu_m` are the softmax of trained scalars over the modalities that an
+    item has; an item without any has :math:`\mathbf{h}_i = 0` and is nobody's
+    neighbour.
 
     Who the nearest are is found at each epoch, block by block, and kept in a
     buffer. With ``refresh='step'`` the similarities of these pairs and the
@@ -194,13 +196,16 @@ class LATTICE(GraphRecommender):
         weight = weight.unsqueeze(2)
         raw = self._raw_matrices(data)
         h = self.bipartite.embedding.weight[self.num_users :]
+        graphs = list(zip(weight, raw, self._learned_edges(), learned, strict=True))
+        one = h.new_ones(self.num_items, 1)
+        degree = torch.stack([w * edges.sum(s, one) for w, _, edges, s in graphs])
+        scale = root_inverse(degree.sum(dim=0))
         for _ in range(self.num_item_layers):
-            out = torch.zeros_like(h)
-            for m, edges in enumerate(self._learned_edges()):
-                part = self.raw_share * spmm(*raw[m], h)
-                part = part + (1 - self.raw_share) * edges.sum(learned[m], h)
-                out = out + weight[m] * part
-            h = out
+            fixed, near = torch.zeros_like(h), torch.zeros_like(h)
+            for w, matrices, edges, s in graphs:
+                fixed = fixed + w * spmm(*matrices, h)
+                near = near + w * edges.sum(s, scale * h)
+            h = self.raw_share * fixed + (1 - self.raw_share) * scale * near
         return h
 
     def _learned_edges(self) -> list[Edges]:
@@ -217,12 +222,11 @@ class LATTICE(GraphRecommender):
         return self._learned.get([self.neighbor, self.neighbor._version], make)
 
     def _similarities(self, data: HeteroData) -> list[Tensor]:
-        """Normalised similarities of the learned graphs, one an edge."""
+        """Similarities of the learned graphs, one an edge."""
         out = []
         for name, edges in zip(self.features.dims, self._learned_edges(), strict=True):
             x = F.normalize(self.features.project(data, name), dim=-1)
-            pairs = torch.stack([edges.row, edges.col])
-            out.append(normalize_pairs(pairs, edges.dot(x, x), self.num_items))
+            out.append(edges.dot(x, x))
         return out
 
     def _raw_matrices(self, data: HeteroData) -> list[Vectors]:

@@ -60,13 +60,14 @@ def dense_item_graph(model: LATTICE, share: float, k: int) -> Tensor:
     there = torch.stack([has(name) for name in NAMES]).double()
     weight = torch.exp(model.modality_logit)[:, None] * there
     weight = weight / weight.sum(dim=0).clamp(min=1e-9)
-    graph = torch.zeros(NUM_ITEMS, NUM_ITEMS, dtype=torch.double)
+    fixed = learned = torch.zeros(NUM_ITEMS, NUM_ITEMS, dtype=torch.double)
     for m, name in enumerate(NAMES):
         raw = symmetric(neighbors(name) * cosines(features(name)))
         similarity = cosines(projected(model, name))
-        learned = symmetric(nearest(similarity, name, k) * similarity)
-        graph = graph + weight[m][:, None] * (share * raw + (1 - share) * learned)
-    return graph
+        fixed = fixed + weight[m][:, None] * raw
+        near = nearest(similarity, name, k) * similarity
+        learned = learned + weight[m][:, None] * near
+    return share * fixed + (1 - share) * symmetric(learned)
 
 
 def oracle(
