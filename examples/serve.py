@@ -2,12 +2,17 @@
 
     python examples/serve.py --model runs/shop/hellm --port 8000
     curl localhost:8000 -d '{"history": ["p1", "p7"], "k": 5}'
+    curl localhost:8000     # is it up, and how large is the catalogue?
     python examples/serve.py --model runs/shop/hellm --measure 200 --clients 4
+    python examples/serve.py data.root=/new/cache --model runs/shop/hellm
 
-``--model`` is the folder of a run or of ``save_pretrained``; without it a tiny random
-LLaMA is trained on synthetic data first. The catalogue is encoded once. Requests that
-wait while another is computed join in one forward pass. Mind that this is an example:
-there is no access control, and it listens to this machine alone.
+``--model`` is the folder of a run, of which overrides may say where its data are now,
+or of ``save_pretrained``; without it a tiny random LLaMA is trained on synthetic data
+first. The catalogue is encoded once. As in ``hellm recommend``, the last
+``train.max_len`` items of a history are read; items that the model has never seen are
+left out, and listed as ``unknown``. Requests that wait while another is computed join
+in one forward pass. Mind that this is an example: there is no access control, and it
+listens to this machine alone.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,6 +45,7 @@ from hellm_pyg.training import Trainer
 from hellm_pyg.transforms import LeaveOneOut
 
 parser = argparse.ArgumentParser()
+parser.add_argument('overrides', nargs='*', help="of a run's recipe")
 parser.add_argument('--model', type=Path, default=None, help='folder')
 parser.add_argument('--port', type=int, default=8000, help='0 for a free one')
 parser.add_argument('--batch-size', type=int, default=32, help='requests joined')
@@ -69,7 +76,7 @@ def train_tiny(folder):
     model.save_pretrained(folder / 'saved', ids=dataset.ids)
 
 
-data = None
+data, max_len = None, TrainConfig().max_len
 if args.model is None:
     with tempfile.TemporaryDirectory() as temporary:
         train_tiny(Path(temporary))
@@ -79,7 +86,8 @@ elif (args.model / 'hellm.json').is_file():
     model = LLMRecommender.from_pretrained(args.model)
     ids = model.ids
 else:
-    run = load_run(args.model)
+    run = load_run(args.model, args.overrides)
+    max_len = run.config.train.max_len
     model, ids, data = run.model, run.ids, fold_in(run.data, 'all')
 if ids is None:
     sys.exit(f"'{args.model}' was saved without ids: save_pretrained(folder, ids=ids)")
@@ -89,20 +97,22 @@ model.to(device)
 with inference(model):
     encoded = model.encode(None if data is None else data.to(device))
 waiting = queue.Queue()  # of an encoded history, k, and the future of its items
-sizes = []  # of the forward passes
+sizes = deque(maxlen=100_000)  # of the last forward passes
 
 
 def rank(histories, k):
     """The best items of new users, who are their histories, and the scores."""
-    length = torch.tensor([history.numel() for history in histories])
-    row = torch.arange(len(histories)).repeat_interleave(length)
-    item, nobody = torch.cat(histories), torch.full((len(histories),), -1)
+    read = [history[-max_len:] for history in histories]
+    length = torch.tensor([items.numel() for items in read])
+    row = torch.arange(len(read)).repeat_interleave(length)
+    batch = SequenceBatch(torch.full((len(read),), -1), torch.cat(read), row)
     with inference(model):
-        scores = model.score(encoded, SequenceBatch(nobody, item, row).to(device))
+        scores = model.score(encoded, batch.to(device))
     scores = scores.float().cpu()
     if not scores.isfinite().all():
         raise ValueError('the scores are not finite: the model has diverged')
-    scores[row, item] = -torch.inf  # seen
+    for score, seen in zip(scores, histories, strict=True):
+        score[seen] = -torch.inf
     return top_k(scores, k)
 
 
@@ -132,12 +142,16 @@ def answer(request):
     k = request.get('k', 10)
     if type(k) is not int or not 1 <= k <= ids.num_items:
         raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
-    if not request['history']:
-        raise ValueError("'history' needs at least one item id (got none)")
+    history = ids.known_items(request['history'])
+    unknown = [item for item in request['history'] if not ids.known_items([item])]
+    if not history:
+        raise ValueError(
+            f"'history' needs at least one item id that is known (got {unknown[:5]})"
+        )
     future = Future()
-    waiting.put((ids.item_index(request['history']), k, future))
+    waiting.put((ids.item_index(history), k, future))
     found = zip(*future.result(), strict=True)
-    return [
+    items = [
         {
             'item': ids.item_id(item),
             'title': ids.titles[item] if ids.titles else None,
@@ -146,6 +160,7 @@ def answer(request):
         for item, score in found
         if score > -torch.inf  # fewer than k may be left
     ]
+    return {'items': items, 'unknown': unknown}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -154,6 +169,10 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'  # a connection may send many requests
     wbufsize = -1  # head and body leave together
     timeout = 60  # seconds that a connection may be silent
+
+    def do_GET(self):
+        """Tells that the server is up."""
+        self.reply(200, {'items': ids.num_items})
 
     def do_POST(self):
         """Answers one request."""
@@ -165,12 +184,16 @@ class Handler(BaseHTTPRequestHandler):
                     f"'Content-Length' needs to be below 10^6 (got {size!r})"
                 )
             content = self.rfile.read(int(size))
-            status, body = 200, {'items': answer(json.loads(content))}
+            status, body = 200, answer(json.loads(content))
         except ValueError as error:  # of JSON and of unknown ids, too
             status, body = 400, {'error': str(error)}
         except Exception as error:
             self.close_connection = True  # of what it has sent, some may be left
             status, body = 500, {'error': repr(error)}
+        self.reply(status, body)
+
+    def reply(self, status, body):
+        """Sends JSON."""
         text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header('Content-Type', 'application/json')

@@ -145,7 +145,10 @@ def test_serve_says_what_is_wrong(server):
     url, model = server
     item = model.ids.item_id(0)
     for request, reason in [
-        ({'history': [item, 'no such item']}, "unknown item id 'no such item'"),
+        (
+            {'history': ['none']},
+            r"at least one item id that is known \(got \['none'\]\)",
+        ),
         ({'history': [item], 'k': 0}, r"'k' needs to be from 1 to 120 \(got 0\)"),
         ({'history': []}, "'history' needs at least one item"),
         ({'history': item}, 'needs the form'),
@@ -158,6 +161,32 @@ def test_serve_says_what_is_wrong(server):
     status, answer = _post(url, {'history': [item], 'k': 120})
     assert status == 200
     assert len(answer['items']) == 119  # all but the history
+    with urlopen(url, timeout=60) as response:
+        assert (response.status, json.load(response)) == (200, {'items': 120})
+
+
+def test_serve_leaves_out_what_it_does_not_know(server):
+    url, model = server
+    known = model.ids.item_id([3, 5])
+    status, answer = _post(url, {'history': [known[0], 'new', known[1], None]})
+    assert status == 200
+    assert answer['unknown'] == ['new', None]
+    expected = _post(url, {'history': known})[1]['items']
+    assert [row['item'] for row in answer['items']] == [row['item'] for row in expected]
+
+
+def test_serve_reads_as_many_items_as_the_model_is_to(server):
+    url, model = server
+    last = model.ids.item_id(range(50))
+    scores = [
+        {
+            row['item']: row['score']
+            for row in _post(url, {'history': h, 'k': 120})[1]['items']
+        }
+        for h in (last, [*model.ids.item_id([60, 61, 62]), *last])
+    ]
+    assert set(scores[0]) - set(scores[1]) == set(model.ids.item_id([60, 61, 62]))
+    assert scores[1] == {item: scores[0][item] for item in scores[1]}
 
 
 def test_serve_takes_the_folder_of_a_run(tmp_path):

@@ -92,6 +92,15 @@ class IdMap:
         r"""Internal indices of original item ids; see :meth:`user_index`."""
         return _look_up(self._item_index, ids, 'item')
 
+    def known_items(self, ids: Iterable[Any] | Tensor) -> list[Any]:
+        """The item ids that are known, in their order: a history as far as it counts.
+
+        Args:
+            ids: Ids as they are given to :meth:`item_index`.
+        """
+        known = self._item_index
+        return [value for value in _plain(ids) if _index_of(known, value) is not None]
+
     @overload
     def user_id(self, index: int) -> Id: ...
 
@@ -180,15 +189,18 @@ def _positions(ids: list[Id], name: str) -> dict[Id, int]:
 def _look_up(known: dict[Id, int], ids: Iterable[Any] | Tensor, kind: str) -> Tensor:
     out = []
     for value in _plain(ids):
-        index = None
-        if isinstance(value, (int, str)) and not isinstance(value, bool):
-            index = known.get(value)
-            if index is None:
-                index = known.get(_other_spelling(value))
+        index = _index_of(known, value)
         if index is None:
             raise UnknownIdError(_unknown(value, known, kind))
         out.append(index)
     return torch.tensor(out, dtype=torch.long)
+
+
+def _index_of(known: dict[Id, int], value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    index = known.get(value)
+    return known.get(_other_spelling(value)) if index is None else index
 
 
 def _original(

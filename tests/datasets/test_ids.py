@@ -47,6 +47,17 @@ def test_look_up():
     assert ids.item_id(torch.tensor(2)) == 30
 
 
+def test_known_items_keep_order_and_spelling():
+    ids = IdMap(['u'], [7, 'b', '9'])
+    assert ids.known_items(['b', 'c', '7', None, 9, True, ['b'], 'b']) == [
+        'b',
+        '7',
+        9,
+        'b',
+    ]
+    assert ids.known_items([]) == []
+
+
 def test_integers_and_strings_are_different_ids_with_a_fallback():
     both = IdMap([1, '1'], ['007', 7])
     assert both.user_index([1, '1']).tolist() == [0, 1]
