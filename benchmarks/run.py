@@ -61,9 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.data is not None:
         os.environ['HELLM_DATA'] = str(args.data.absolute())
-    table = load_table(args.table)
     folder = args.results / args.table.stem
-    known = {cell.key: cell for cell in cells(table, args.datasets, args.seeds)}
+    try:
+        table = load_table(args.table)
+        known = {cell.key: cell for cell in cells(table, args.datasets, args.seeds)}
+    except ValueError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        return 2
     if args.cell is not None:
         child.follow_parent()
         return _in_child(known[args.cell], table['protocols'], folder)

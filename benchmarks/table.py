@@ -60,10 +60,14 @@ def load_table(path: Path) -> dict[str, Any]:
     """Reads a table.
 
     Raises:
-        ValueError: If a key is unknown or missing, a cell reads the item table of one
-            that is not there, or has it as a member, or there is no such base.
+        ValueError: If it cannot be read, a key is unknown or missing, a cell reads the
+            item table of one that is not there, or has it as a member, or there is no
+            such base.
     """
-    table = yaml.safe_load(path.read_text())
+    try:
+        table = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"'{path}' cannot be read as a table: {error}") from error
     _check(path.name, table, TABLE_KEYS, NEEDED)
     for name, cell in table['cells'].items():
         _check(f'{path.name}: {name}', cell, CELL_KEYS, {'recipe'})
@@ -116,9 +120,17 @@ def cells(
         table: What :func:`load_table` returns.
         datasets: Instead of the table's and the cells'.
         seeds: Instead of the table's and the cells'.
+
+    Raises:
+        ValueError: If there are no seeds for one of the data sets.
     """
+    listed = table['seeds']
     for dataset in datasets or table['datasets']:
-        listed = table['seeds']
+        if isinstance(listed, dict) and not seeds and dataset not in listed:
+            raise ValueError(
+                f"'--datasets' needs some of {list(listed)}, of which the table has "
+                f"seeds, or '--seeds' beside it (got {dataset!r})"
+            )
         own = listed[dataset] if isinstance(listed, dict) and not seeds else listed
         for seed in seeds or own:
             for name, cell in table['cells'].items():

@@ -3,8 +3,9 @@
     python examples/own_data.py --out runs/own_data
     python examples/own_data.py --out runs/own_data --image-encoder clip
 
-The shop is made up: look into its folder for what the files look like. Without
-``--image-encoder`` the CLIP is tiny and random: the example shows the way, not quality.
+Pictures need Pillow (``pip install pillow``). The shop is made up: look into its folder
+for what the files look like. Without ``--image-encoder`` the CLIP is tiny and random:
+the example shows the way, not quality.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hellm_pyg import __version__
 from hellm_pyg.cli.processes import check_shared, launched, part, rank
 from hellm_pyg.keys import reworded
 
@@ -78,11 +79,23 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     ctx: typer.Context,
     debug: Annotated[
         bool, typer.Option('--debug', help='Show tracebacks of errors.')
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            '--version', callback=_version, is_eager=True, help='Show the version.'
+        ),
     ] = False,
 ) -> None:
     """Multimodal hypergraph and language-model recommenders.

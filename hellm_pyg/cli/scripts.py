@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,9 @@ def benchmark(ctx: typer.Context) -> None:
     for folder in (Path.cwd(), Path(__file__).parents[2]):
         if (folder / 'benchmarks' / 'run.py').is_file():
             command = [sys.executable, '-m', 'benchmarks.run', *ctx.args]
-            raise typer.Exit(subprocess.call(command, cwd=folder))
+            paths = [str(folder), *os.environ.get('PYTHONPATH', '').split(os.pathsep)]
+            env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
+            raise typer.Exit(subprocess.call(command, env=env))
     raise ValueError(
         "'benchmark' runs from a checkout of the repository, the folder with "
         f"'benchmarks/run.py' (got {Path.cwd()}): clone it and change into it"

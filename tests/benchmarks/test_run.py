@@ -438,6 +438,26 @@ def test_failure_is_reported_and_does_not_stop_the_rest(
     assert run.main([*arguments, '--only', 'nothing']) == 2
 
 
+def test_wrong_tables_and_data_sets_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'table.yaml'
+    cells = 'cells: {a: {recipe: sasrec}}'
+    for text, arguments, message in [
+        (f'[{cells}', [], 'cannot be read as a table: '),
+        (cells, [], "needs ['datasets', 'protocols', 'seeds']"),
+        (
+            f'{{datasets: [toys], seeds: {{toys: [1]}}, protocols: [], {cells}}}',
+            ['--datasets', 'toy'],
+            "'--datasets' needs some of ['toys'], of which the table has seeds, or "
+            "'--seeds' beside it (got 'toy')",
+        ),
+    ]:
+        path.write_text(text)
+        assert run.main([str(path), '--list', *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_what_has_gone_is_trained_again_where_it_is_read(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

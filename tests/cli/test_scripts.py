@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import types
 from pathlib import Path
@@ -14,8 +15,8 @@ def test_benchmark_runs_from_a_checkout(
 ) -> None:
     calls = []
 
-    def call(command: list[str], cwd: Path) -> int:
-        calls.append((command[1:], cwd))
+    def call(command: list[str], env: dict[str, str]) -> int:
+        calls.append((command[1:], env['PYTHONPATH'].split(os.pathsep)[0]))
         return 3
 
     monkeypatch.setattr('hellm_pyg.cli.scripts.subprocess.call', call)
@@ -23,7 +24,21 @@ def test_benchmark_runs_from_a_checkout(
     (tmp_path / 'benchmarks' / 'run.py').touch()
     monkeypatch.chdir(tmp_path)
     hellm('benchmark', 'table.yaml', '--resume', code=3)
-    assert calls == [(['-m', 'benchmarks.run', 'table.yaml', '--resume'], tmp_path)]
+    wanted = ['-m', 'benchmarks.run', 'table.yaml', '--resume']
+    assert calls == [(wanted, str(tmp_path))]
+
+
+def test_benchmark_takes_a_table_of_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('mine.yaml').write_text(
+        '{datasets: [toys], seeds: [3], protocols: [], cells: {a: {recipe: sasrec}}}'
+    )
+    hellm('benchmark', 'mine.yaml', '--list')
+    assert capfd.readouterr().out.startswith('toys-a-3: dataset=toys')
+    hellm('benchmark', 'none.yaml', '--list', code=2)
+    assert capfd.readouterr().err.startswith("Error: 'none.yaml' cannot be read")
 
 
 def test_benchmark_without_a_checkout(

@@ -92,6 +92,7 @@ class SASRec(torch.nn.Module):
         for name, value in (
             ('num_items', num_items),
             ('embedding_dim', embedding_dim),
+            ('num_layers', num_layers),
             ('num_heads', num_heads),
             ('max_len', max_len),
             ('chunk_size', chunk_size),
