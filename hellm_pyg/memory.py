@@ -21,7 +21,7 @@ from hellm_pyg.assembly import (
     sampling_of,
     table_width,
 )
-from hellm_pyg.backbone_shape import backbone_shape, lora_parameters
+from hellm_pyg.backbone_shape import BackboneShape, backbone_shape, lora_parameters
 from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config
 from hellm_pyg.keys import in_words_of
 
@@ -109,11 +109,11 @@ def estimate_run(
 
 
 def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
-    """What the members hold when they rank, beside their activations."""
+    """What the members hold when they rank."""
     assert config.ensemble is not None
     rows: dict[str, int] = {}
     shared: dict[str, int] = {}
-    encoded = 0
+    encoded = ranking = 0
     for name, folder in config.ensemble.members.items():
         path = Path(os.path.expandvars(folder)) / 'config.yaml'
         if not path.is_file():
@@ -134,6 +134,8 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
             if part in found:
                 shared[part] = max(found[part], shared.get(part, 0))
         encoded += _encoded(own, sizes)
+        if own.llm is not None:  # one member ranks at a time
+            ranking = max(ranking, _ranking(own, config.eval.batch_size, sizes))
     members = len(config.ensemble.members)
     # Of every member standardised and among rivals, which have an int64 each, of the
     # sums, and of those that one of them compares (see choose_weights); where torch has
@@ -144,6 +146,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
         **rows,
         **shared,
         'encoded catalogues (at most)': encoded,
+        'activations of a language model (at most)': ranking,
         'ranks of all combinations': 2 * 4 * combinations * sizes.num_users,
         'scores of a validation batch': scores,
     }
@@ -152,9 +155,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
 def _encoded(config: Config, sizes: DataSizes) -> int:
     """What a model computes once to score all users, at most."""
     if config.llm is not None:  # soft tokens, and the vectors of a head
-        name = os.path.expanduser(os.path.expandvars(config.llm.name))
-        shape = backbone_shape(name, config.llm.num_layers, config.llm.shape)
-        return 4 * sizes.num_items * 2 * shape.hidden_size
+        return 4 * sizes.num_items * 2 * _backbone(config.llm).hidden_size
     width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
     match sampling_of(model_class(config.model.get('name'))):
         case 'pairs':  # some put their modalities side by side
@@ -222,6 +223,24 @@ def _table_width(name: str, source: str, sizes: DataSizes) -> int:
     return EMBEDDING_WIDTH  # of a run that is still to come, or to end
 
 
+def _backbone(llm: LLMConfig) -> BackboneShape:
+    name = os.path.expanduser(os.path.expandvars(llm.name))
+    return backbone_shape(name, llm.num_layers, llm.shape)
+
+
+def _ranking(config: Config, batch_size: int, sizes: DataSizes) -> int:
+    """What a language model holds to score a batch, beside its weights."""
+    assert config.llm is not None
+    shape = _backbone(config.llm)
+    trained = (
+        0 if config.llm.weights == 'frozen' else shape.num_linear + shape.num_other
+    )
+    copies = 2 * trained if config.train.precision == 'bf16' else 0
+    return copies + ranking_bytes(
+        batch_size, sizes.num_items, config.train, config.llm, shape
+    )
+
+
 def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     from hellm_pyg.llm.head import ItemHead
     from hellm_pyg.llm.prefix import GraphPrefix
@@ -229,10 +248,9 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
 
     llm = config.llm
     assert llm is not None
-    name = os.path.expanduser(os.path.expandvars(llm.name))
     check_backbone(llm)
     with in_words_of(LLMConfig, 'llm'):
-        shape = backbone_shape(name, llm.num_layers, llm.shape)
+        shape = _backbone(llm)
     widths = {
         name: _table_width(name, os.path.expandvars(source), sizes)
         for name, source in llm.tables.items()
@@ -283,10 +301,7 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     training = activation_bytes(config.train, llm, shape) + copies
     width = token if llm.head == 'tied' else shape.hidden_size
     training += head_bytes(config.train, llm, width, sizes.num_items)
-    ranking = ranking_bytes(
-        config.eval.batch_size, sizes.num_items, config.train, llm, shape
-    )
-    ranking += 2 * whole if low else 0
+    ranking = _ranking(config, config.eval.batch_size, sizes)
     return {
         'backbone': linear + shape.num_other * weight,
         'LoRA': 4 * lora,

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
+from hellm_pyg.activations import ranking_bytes
 from hellm_pyg.assembly import build_data, build_llm, build_model
-from hellm_pyg.config import load_config, save_config
+from hellm_pyg.backbone_shape import backbone_shape
+from hellm_pyg.config import load_config, load_run_config, save_config
 from hellm_pyg.llm import backbone
 from hellm_pyg.llm.prefix_attention import NAME
 from hellm_pyg.memory import estimate_run
@@ -17,7 +19,9 @@ from tests.shop import write_llm, write_shop
 
 
 def test_released_profile_trains_what_the_logs_say() -> None:
-    rows = estimate_run(load_config('finetune_released'), users=22363, items=12101)
+    whole = ['train.activation_checkpointing=false']
+    config = load_config('finetune_released', whole)
+    rows = estimate_run(config, users=22363, items=12101)
     trained = 110_272_512
     assert rows['gradients'] == 4 * trained
     assert rows['Adam moments'] == 8 * trained
@@ -28,7 +32,9 @@ def test_released_profile_trains_what_the_logs_say() -> None:
     # The article's claim: a batch of 7 fits into 24 GB.
     assert sum(rows.values()) < 24 * 2**30
     assert rows['validation beyond these (at most)'] == 0
-    config = load_config('finetune_released', ['eval.batch_size=512'])
+    recomputed = estimate_run(load_config('finetune_released'), 22363, 12101)
+    assert sum(recomputed.values()) < 20 * 2**30
+    config = load_config('finetune_released', [*whole, 'eval.batch_size=512'])
     assert estimate_run(config, 22363, 12101)['validation beyond these (at most)'] > 0
 
 
@@ -272,3 +278,8 @@ def test_an_ensemble_holds_ranks_and_encoded_catalogues(tmp_path: Path) -> None:
     assert rows['scores of a validation batch'] == 4 * 7 * 50 * (2 * 3 + 9)
     widths = {'seq': 64 * 50, 'graph': 64 * 150 * 2, 'hellm': 2 * 16 * 50}
     assert rows['encoded catalogues (at most)'] == 4 * sum(widths.values())
+    own = load_run_config(tmp_path / 'hellm' / 'config.yaml')
+    assert own.llm is not None
+    shape = backbone_shape(own.llm.name, own.llm.num_layers)
+    most = ranking_bytes(7, 50, own.train, own.llm, shape)
+    assert rows['activations of a language model (at most)'] == most
