@@ -102,8 +102,11 @@ def _train(
             logger.info('%s: finished before, nothing is done', run_dir)
             return dict(read_metrics(run_dir)['metrics'])
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
-        if config.llm is not None:  # whose frozen tables the state does not hold
+        if config.llm is not None:  # what is frozen the state does not hold
+            from hellm_pyg.llm.saving import backbone_signature
+
             settings['tables'] = checkpoint.tensor_hash(model.tables.state_dict())
+            settings['backbone'] = backbone_signature(model.llm, model.prompt)
         if former:
             settings['refit'] = validation(former)
         with in_words_of(TrainConfig, 'train'):

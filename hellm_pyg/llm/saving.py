@@ -219,7 +219,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'num_layers': llm.config.num_hidden_layers,
             'dtype': str(model.dtype).removeprefix('torch.'),
             'load_in_4bit': bool(getattr(llm, 'is_loaded_in_4bit', False)),
-            'signature': _signature(llm, model.prompt),
+            'signature': backbone_signature(llm, model.prompt),
         },
         'prompt': {
             'before': list(model.prompt.before),
@@ -269,7 +269,7 @@ def _adapter_state(model: LLMRecommender) -> dict[str, Tensor] | None:
 
 
 @torch.no_grad()
-def _signature(llm: PreTrainedModel, prompt: Prompt) -> str:
+def backbone_signature(llm: PreTrainedModel, prompt: Prompt) -> str:
     """Hash of a backbone's norms and of the prompt's embeddings, in bf16.
 
     They differ between models and stay as they are under 4-bit quantisation. What PEFT
@@ -362,7 +362,10 @@ def _check_backbone(
         )
     saved = description['backbone']
     layers = llm.config.num_hidden_layers
-    if layers != saved['num_layers'] or _signature(llm, prompt) != saved['signature']:
+    if (
+        layers != saved['num_layers']
+        or backbone_signature(llm, prompt) != saved['signature']
+    ):
         raise ValueError(
             f"'llm' is another backbone than the first {saved['num_layers']} layers of "
             f"'{saved['name']}' that the model was trained with (got "

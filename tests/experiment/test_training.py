@@ -184,7 +184,9 @@ def test_folder_of_a_run_that_failed_at_once_can_be_used(tmp_path: Path) -> None
         experiment.pretrain(wrong, tmp_path / 'run')
 
 
-def test_a_run_does_not_go_on_with_another_table(shop: Path, tmp_path: Path) -> None:
+def test_a_run_does_not_go_on_with_another_table_or_backbone(
+    shop: Path, tmp_path: Path
+) -> None:
     shutil.copytree(shop / 'seq', tmp_path / 'seq')
     config = shop_config(
         shop,
@@ -201,6 +203,13 @@ def test_a_run_does_not_go_on_with_another_table(shop: Path, tmp_path: Path) -> 
     vectors, metadata = checkpoint.load_tensors(path), checkpoint.load_metadata(path)
     checkpoint.save_tensors(path, {'item': 2 * vectors['item']}, metadata)
     with pytest.raises(ValueError, match=r"belongs to another run: tables was '"):
+        experiment.finetune(config, tmp_path / 'run')
+    checkpoint.save_tensors(path, vectors, metadata)
+    weights = tmp_path / 'llm' / 'model.safetensors'
+    tensors = checkpoint.load_tensors(weights)
+    tensors['embed_tokens.weight'] *= 2
+    checkpoint.save_tensors(weights, tensors, {'format': 'pt'})
+    with pytest.raises(ValueError, match=r"belongs to another run: backbone was '"):
         experiment.finetune(config, tmp_path / 'run')
 
 
