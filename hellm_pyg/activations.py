@@ -65,10 +65,11 @@ def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -
     """Bounds what a training step holds, from items' tokens to read-out states.
 
     Every row is taken to be ``max_len`` items long, as those of the fullest batch
-    are. Counted are the results that the backward pass needs: of each layer (norms,
-    projections and their LoRA inputs, attention weights where a prefix needs its own
-    attention, the feed-forward part), of the prefix, of the items' tokens and of the
-    read-outs.
+    are; with ``batch_tokens``, of which short rows with a prompt each can be the more
+    costly use, also to be one item long, and the larger counts. Counted are the
+    results that the backward pass needs: of each layer (norms, projections and their
+    LoRA inputs, attention weights where a prefix needs its own attention, the
+    feed-forward part), of the prefix, of the items' tokens and of the read-outs.
 
     With activation checkpointing each layer of the rows keeps its input, and one
     layer at a time the rest; the pass of a shared instruction is not recomputed and
@@ -80,9 +81,15 @@ def activation_bytes(train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -
         llm: Scope, prefix and LoRA.
         shape: The backbone.
     """
-    tokens = train.batch_tokens or train.batch_size * train.max_len
-    rows = max(1, tokens // train.max_len)
-    own = _pass(llm, rows, train.max_len, train.precision)
+    shapes = [(train.batch_size, train.max_len)]
+    if train.batch_tokens is not None:  # what lies between is convex in the length
+        longest = max(1, train.batch_tokens // train.max_len)
+        shapes = [(longest, train.max_len), (train.batch_tokens, 1)]
+    passes = [_pass(llm, rows, items, train.precision) for rows, items in shapes]
+    return max(_step(own, train, llm, shape) for own in passes)
+
+
+def _step(own: _Pass, train: TrainConfig, llm: LLMConfig, shape: BackboneShape) -> int:
     layer = _layer(own, llm, shape)
     total = shape.num_layers * _layer(own.instruction, llm, shape)
     if train.activation_checkpointing:

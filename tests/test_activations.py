@@ -153,6 +153,17 @@ def test_a_step_is_bounded_but_not_by_far(
     assert 1 <= case._replace(train=train).bound / found < 2.2
 
 
+@pytest.mark.parametrize('scope', ['user', 'causal'])
+def test_a_budget_of_tokens_may_be_spent_on_short_rows(scope: str) -> None:
+    case = make(scope, 'bf16', slice(0, 7))
+    rows = torch.arange(4 * LENGTH)
+    item = torch.randint(0, ITEMS, (len(rows),))
+    batch = SequenceBatch(rows, item, rows, item)
+    train = replace(case.train, batch_tokens=len(rows))
+    found = peak(case.model, lambda: case.model.loss(None, batch).backward())
+    assert 1 <= case._replace(train=train).bound / found < 2.2
+
+
 @pytest.mark.parametrize('head', ['linear', 'tied', 'frozen_random'])
 def test_other_heads_and_gated_prefixes(head: str) -> None:
     case = make('user', 'bf16', slice(0, 7), head, gate='tanh')
