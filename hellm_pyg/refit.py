@@ -91,11 +91,12 @@ def chosen_weights(folder: Path, members: Mapping[str, str]) -> dict[str, float]
         old, new = (
             _model(load_run_config(Path(p) / CONFIG)) for p in (path, members[name])
         )
-        if old != new:
-            raise ValueError(
-                f"'train.refit' needs members of the same models: '{name}' is {old} in "
-                f"'{folder}' (got {new})"
-            )
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                raise ValueError(
+                    f"'train.refit' needs members of the same models: '{key}' of "
+                    f"'{name}' is {old.get(key)!r} in '{folder}' (got {new.get(key)!r})"
+                )
     kinds = dict.fromkeys(members, int | float)
     weights: dict[str, float] = checkpoint.load_json(
         folder / METRICS, {'weights': kinds}
@@ -103,8 +104,9 @@ def chosen_weights(folder: Path, members: Mapping[str, str]) -> dict[str, float]
     return weights
 
 
-def _model(config: Config) -> str:
-    return str(config.model['name']) if config.llm is None else config.llm.name
+def _model(config: Config) -> dict[str, Any]:
+    fixed = _fixed(config).items()
+    return {key: value for key, value in fixed if key.startswith(('model.', 'llm.'))}
 
 
 def validation(folder: Path) -> dict[str, float]:

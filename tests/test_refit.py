@@ -213,11 +213,22 @@ def test_counting_models_check_the_former_run(tmp_path: Path) -> None:
     assert found['metrics'] == {}
 
 
-def test_members_of_other_models_are_refused(shop: Path, tmp_path: Path) -> None:
-    for name, recipe in (('seq', 'sasrec'), ('other', 'gru4rec')):
-        config = shop_config(shop, recipe, 'train.split=train+val')
-        experiment.pretrain(config, shop / f'{name}_else')
-    config = ensemble_config(shop, '_else', *again(shop / 'ensemble'))
-    message = r"'train.refit' needs .*'other' is SASRec in .*ensemble' \(got GRU4Rec\)"
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize(
+    ('recipe', 'overrides', 'message'),
+    [
+        ('sasrec', ['model.dropout=0.4'], r"'model.dropout' of 'other' is .*got 0.4\)"),
+        ('gru4rec', [], "'model.[a-z_]+' of 'other' is "),
+    ],
+)
+def test_members_of_other_models_are_refused(
+    shop: Path, tmp_path: Path, recipe: str, overrides: list[str], message: str
+) -> None:
+    members = []
+    for name, kind, own in (('seq', 'sasrec', []), ('other', recipe, overrides)):
+        more = SMALL if kind == 'sasrec' else []
+        config = shop_config(shop, kind, *more, *own, 'train.split=train+val')
+        experiment.pretrain(config, tmp_path / name)
+        members.append(f'ensemble.members.{name}={tmp_path / name}')
+    config = ensemble_config(shop, '', *members, *again(shop / 'ensemble'))
+    with pytest.raises(ValueError, match=f"'train.refit' needs .*{message}"):
         experiment.ensemble(config, tmp_path / 'run')
