@@ -92,10 +92,11 @@ def test_what_follows_the_targets_takes_no_room(max_len):
     data[EDGE].time = torch.tensor([*times, 0, 1])
     out = HoldOutByDate(20, 30)(data)
     assert (int(out['user'].val_item[0]), int(out['user'].test_item[0])) == (10, 11)
-    for split, known, held_out in (('train', 10, 2), ('val', 10, 2), ('test', 11, 1)):
-        first = max(known + held_out - max_len, 0)
+    for split, known, held_out in (('train', 10, 0), ('val', 10, 2), ('test', 11, 1)):
+        first, end = max(known + held_out - max_len, 0), known
+        if split == 'train':  # cut by itself, and the last one is a target
+            first, end = max(known - 1 - max_len, 0), known - 1
         batch = next(iter(SequenceLoader(out, split, 8, max_len, users=[0])))
-        end = known - 1 if split == 'train' else known  # the last one is a target
         assert batch.item.tolist() == list(range(first, end))
 
 
