@@ -146,7 +146,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
         **rows,
         **shared,
         'encoded catalogues (at most)': encoded,
-        'activations of a language model (at most)': ranking,
+        **({'activations of a language model (at most)': ranking} if ranking else {}),
         'ranks of all combinations': 2 * 4 * combinations * sizes.num_users,
         'scores of a validation batch': scores,
     }
