@@ -73,13 +73,12 @@ def main() -> None:
         'lambda_e': 0.0,
     }
     best: tuple[float, int, Any] = (-1.0, 0, None)
-    model, curve = None, []
+    model: Any = None
+    curve: list[dict[str, Any]] = []
     for epoch in range(args.part, args.epochs + 1, args.part):
-        state = (
-            {}
-            if model is None
-            else {name: getattr(model, own) for name, own in PARAMETERS.items()}
-        )
+        state: dict[str, np.ndarray] = {}
+        if model is not None:
+            state = {name: getattr(model, own) for name, own in PARAMETERS.items()}
         model = VBPR(
             **settings,
             n_epochs=args.part,

@@ -127,13 +127,14 @@ def main() -> None:
         fit = fit_bpr
         grid = {'regularization': args.regularization or [0.001, 0.01, 0.03, 0.1]}
         grid['learning_rate'] = args.learning_rate
-    trials, best = [], None
+    trials: list[dict[str, Any]] = []
+    best: tuple[float, int, Any, list[Any], dict[str, float]] = (-1.0, 0, None, [], {})
     for values in itertools.product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
         value, iteration, model, curve = fit(args, split, **chosen)
         trials.append({**chosen, 'N@10': value, 'best_epoch': iteration})
         print(trials[-1], flush=True)
-        if best is None or value > best[0]:
+        if value > best[0]:
             best = value, iteration, model, curve, chosen
     _, iteration, model, curve, chosen = best
     seconds = sum(one['seconds'] for one in curve)

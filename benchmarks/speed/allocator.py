@@ -18,6 +18,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hellm_pyg.allocator import keep_freed_memory
 from hellm_pyg.training.record import commit
@@ -33,7 +34,7 @@ def step_seconds(recipe: str, dataset: str, steps: int) -> float:
 
     config = load_config(recipe, [f'dataset={dataset}'])
     data, _ = build_data(config.data)
-    model = build_model(config, data)
+    model: Any = build_model(config, data)
     stepper = Stepper(model, data, config.train, Accelerator(cpu=True))
     model.on_epoch_start(data)
     times = []

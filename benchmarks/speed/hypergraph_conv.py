@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,7 +127,7 @@ def main() -> None:
     median = measure(contenders(graph, args.width), x, args.rounds)
 
     wall, cpu = median['PyG HypergraphConv']
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             'name': n,
             'seconds': w,

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def dense(x: Tensor, k: int) -> Tensor:
     return torch.stack([torch.arange(x.size(0)).repeat_interleave(k), col])
 
 
-def hyperedges(x: Tensor, k: int, index: str) -> Tensor:
+def hyperedges(x: Tensor, k: int, index: Literal['flat', 'ivf']) -> Tensor:
     data = HeteroData()
     data['item'].num_nodes = x.size(0)
     data['item'].x_feature = x

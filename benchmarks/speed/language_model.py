@@ -86,6 +86,8 @@ def main() -> None:
             f'train.targets={targets}',
         ]
         config = load_config('finetune_best', overrides)
+        assert config.llm is not None
+        name = backbone_label(config.llm.name)
         data, ids = build_data(config.data)
         model = build_llm(config, data, ids)
         loader = build_loader(config, data, model)
@@ -96,7 +98,7 @@ def main() -> None:
             ),
             'ranking, users/s': ranking(model, data, args.users // share, args.rounds),
         }
-    print(f'{backbone_label(config.llm.name)}, {args.layers} layers, bf16, ', end='')
+    print(f'{name}, {args.layers} layers, bf16, ', end='')
     print(f'{args.dataset}, {os.cpu_count()} cores, batch {config.train.batch_size}')
     print('| form | training, item tokens/s | ranking, users/s |\n|---|--:|--:|')
     for scope, row in rows.items():

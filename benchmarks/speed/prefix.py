@@ -32,7 +32,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from hellm_pyg.llm.prefix_attention import NAME
 from hellm_pyg.llm.prefix_states import PrefixStates
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     'hidden_size': 576,
     'intermediate_size': 1536,
     'num_attention_heads': 9,
@@ -89,8 +89,9 @@ def expanded(
 
 def states(B: int, T: int, P: int, L: int) -> PrefixStates:
     H = SHAPE['hidden_size']
-    shapes = [(B, T, H)] * 2 + [(L, P, H)] * 2
-    return PrefixStates(*(torch.randn(s) for s in shapes), torch.ones(H), torch.ones(H))
+    key, value = torch.randn(2, B, T, H)
+    key_bias, value_bias = torch.randn(2, L, P, H)
+    return PrefixStates(key, value, key_bias, value_bias, torch.ones(H), torch.ones(H))
 
 
 def call(llm: LlamaModel, x: Tensor, start: int, **kwargs: Any) -> Tensor:
@@ -158,10 +159,11 @@ def user_contenders(llm: LlamaModel) -> dict[str, Pass]:
         llm.set_attn_implementation('sdpa')
         past = DynamicCache()
         for layer, block in enumerate(llm.layers):
+            attention: Any = block.self_attn
             pair = []
             for linear, state, bias in (
-                (block.self_attn.k_proj, prefix.key, prefix.key_bias),
-                (block.self_attn.v_proj, prefix.value, prefix.value_bias),
+                (attention.k_proj, prefix.key, prefix.key_bias),
+                (attention.v_proj, prefix.value, prefix.value_bias),
             ):
                 slot = F.rms_norm(bias[layer] + state, bias.shape[-1:], eps=1e-5)
                 slot = linear(slot.to(x.dtype))
@@ -184,7 +186,7 @@ def measure(
     run: Pass, x: Tensor, raw: PrefixStates, train: bool, clock: Callable[[], float]
 ) -> tuple[float, Tensor]:
     x = x.clone().requires_grad_(train)
-    leaves = {
+    leaves: dict[str, Any] = {
         field.name: value.clone().requires_grad_(train)
         for field in fields(raw)
         if isinstance(value := getattr(raw, field.name), Tensor)
@@ -270,10 +272,9 @@ def main() -> None:
     dtype = getattr(torch, args.dtype)
     # Processor time, of all threads, is what a busy machine can still tell.
     clock = time.perf_counter if args.clock == 'wall' else time.process_time
-    config = LlamaConfig(
-        **SHAPE, num_hidden_layers=args.layers, attn_implementation=NAME
-    )
+    config = LlamaConfig(**SHAPE, num_hidden_layers=args.layers)
     llm = LlamaModel(config).to(dtype).eval().requires_grad_(False)
+    llm.set_attn_implementation(NAME)
     width, B, T, S = SHAPE['hidden_size'], args.rows, args.items, args.instruction
     instruction = torch.randn(1, S, width, dtype=dtype)
     x = torch.randn(B, S + T, width, dtype=dtype)

@@ -102,7 +102,7 @@ def main() -> None:
         path = Path(folder) / 'orders.parquet'
         generate(path, args.interactions, args.users, args.items)
         size = path.stat().st_size
-        own = [__file__, '--prepare', path, '--min-count', str(args.min_count)]
+        own = [__file__, '--prepare', str(path), '--min-count', str(args.min_count)]
         limits = dict.fromkeys(
             ('OMP_NUM_THREADS', 'ARROW_IO_THREADS'),
             str(args.threads),

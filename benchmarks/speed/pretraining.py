@@ -17,6 +17,7 @@ import statistics
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -39,7 +40,7 @@ def main() -> None:
         config = load_config('pretrain_released', overrides)
         data, _ = build_data(config.data)
         torch.manual_seed(config.train.seed)
-        model = build_model(config, data)
+        model: Any = build_model(config, data)
         loader = build_loader(config, data, model)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr)
         times = []
