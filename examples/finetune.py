@@ -45,7 +45,8 @@ if args.llm is None:
             num_key_value_heads=2,
         )
     ).save_pretrained(folder)
-    llm, prompt = load_model(str(folder.absolute())), Prompt(before=range(1, 9))
+    llm = load_model(str(folder.absolute()))
+    prompt = Prompt(before=tuple(range(1, 9)))
 else:
     llm, tokenizer = load_backbone(args.llm)
     prompt = Prompt.from_tokenizer(tokenizer)

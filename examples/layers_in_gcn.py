@@ -10,6 +10,7 @@ import argparse
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch_geometric.nn import GCNConv, Linear
 
 from hellm_pyg.datasets import FakeRecDataset
@@ -50,7 +51,15 @@ class Net(torch.nn.Module):
         self.pool = SecondOrderAggregation(hidden, rank)
         self.lin = Linear(self.pool.out_channels, num_classes)
 
-    def forward(self, x, neighbors, shared, item, user, num_users):
+    def forward(
+        self,
+        x: Tensor,
+        neighbors: Tensor,
+        shared: Tensor,
+        item: Tensor,
+        user: Tensor,
+        num_users: int,
+    ) -> Tensor:
         """Logits of all users, shape [U, num_classes]."""
         x = self.conv1(x, neighbors).relu()
         x = x + self.conv2(x, shared)

@@ -127,9 +127,9 @@ config = TrainConfig(epochs=20, lr=5e-3, patience=5)
 Trainer(model, data, loader, config, args.out / 'hellm_pre', ids=ids).fit(fresh=True)
 floor = Popularity(ids.num_users, ids.num_items)
 floor.on_epoch_start(data)
-for name, recommender in {'popularity': floor, 'hellm_pre': model}.items():
-    result = evaluate(recommender, data, 'test')
-    print(f'{name}: {result.metrics} ({result.protocol})')
+print('popularity:', evaluate(floor, data, 'test').metrics)
+result = evaluate(model, data, 'test')
+print(f'hellm_pre: {result.metrics} ({result.protocol})')
 
 # 4. Recommendations in the shop's own ids, for a customer and for somebody new.
 print('C-0045 has bought lamps, and may like:')

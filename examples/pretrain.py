@@ -7,6 +7,7 @@ On files of your own, replace ``FakeRecDataset`` by ``InteractionFiles``.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch_geometric.transforms as T
 from torch_geometric import seed_everything
@@ -30,11 +31,11 @@ dataset = FakeRecDataset(num_users=400, num_items=120, pre_transform=transform)
 data, ids = dataset[0], dataset.ids
 print(data)
 
-models = {
+models: dict[str, Any] = {
     'hellm_pre': HeLLMPre(dataset[0]['user'].num_nodes, data['item'].num_nodes),
     'sasrec': SASRec(data['item'].num_nodes),
 }
-loaders = {
+loaders: dict[str, Any] = {
     'hellm_pre': PairLoader(data, batch_size=256),
     'sasrec': SequenceLoader(data, 'train', batch_size=64, targets='all'),
 }

@@ -24,18 +24,22 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch_geometric import seed_everything
+from torch_geometric.data import HeteroData
 from transformers import LlamaConfig, LlamaModel
 
 from hellm_pyg.config import TrainConfig
 from hellm_pyg.data import SequenceBatch, SequenceLoader, fold_in
-from hellm_pyg.datasets import FakeRecDataset
+from hellm_pyg.datasets import FakeRecDataset, IdMap
 from hellm_pyg.evaluation import inference, top_k
 from hellm_pyg.experiment import load_run
 from hellm_pyg.llm import LLMRecommender, Prompt, llara
@@ -56,11 +60,16 @@ if args.measure < 0 or args.clients < 1:
     parser.error("'--measure' needs 0 or more, '--clients' 1 or more")
 
 
-def train_tiny(folder):
+def train_tiny(folder: Path) -> None:
     """Leaves a LLaMA of two layers that reads the items of a SASRec."""
     seed_everything(2024)
-    size = {'hidden_size': 64, 'intermediate_size': 128, 'num_hidden_layers': 2}
-    config = LlamaConfig(vocab_size=64, num_attention_heads=4, **size)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
     LlamaModel(config).save_pretrained(folder / 'tiny-llama')
     dataset = FakeRecDataset(400, 120, pre_transform=LeaveOneOut())
     data = dataset[0]
@@ -70,37 +79,42 @@ def train_tiny(folder):
         sasrec, data, loader, TrainConfig(epochs=10, lr=5e-3), folder / 'sasrec'
     ).fit()
     seq = sasrec.embeddings(data)['item']
-    llm, prompt = load_model(str(folder / 'tiny-llama')), Prompt(before=range(1, 9))
+    llm = load_model(str(folder / 'tiny-llama'))
+    prompt = Prompt(before=tuple(range(1, 9)))
     model = llara(llm, prompt, seq, scope='causal', head='tied')
     Trainer(model, data, loader, TrainConfig(epochs=5, lr=3e-3), folder / 'llara').fit()
     model.save_pretrained(folder / 'saved', ids=dataset.ids)
 
 
-data, max_len = None, TrainConfig().max_len
+def load(folder: Path) -> tuple[Any, IdMap, HeteroData | None, int]:
+    """A model, its ids, the data that it reads, and how many items of a history."""
+    if not (folder / 'hellm.json').is_file():
+        run = load_run(folder, args.overrides)
+        data = fold_in(run.data, 'all')
+        return run.model, run.ids, data, run.config.train.max_len
+    model = LLMRecommender.from_pretrained(folder)
+    if model.ids is None:
+        sys.exit(f"'{folder}' was saved without ids: save_pretrained(folder, ids=ids)")
+    return model, model.ids, None, model.max_len
+
+
 if args.model is None:
     with tempfile.TemporaryDirectory() as temporary:
         train_tiny(Path(temporary))
-        model = LLMRecommender.from_pretrained(Path(temporary, 'saved'))
-    ids = model.ids
-elif (args.model / 'hellm.json').is_file():
-    model = LLMRecommender.from_pretrained(args.model)
-    ids = model.ids
+        model, ids, data, max_len = load(Path(temporary, 'saved'))
 else:
-    run = load_run(args.model, args.overrides)
-    max_len = run.config.train.max_len
-    model, ids, data = run.model, run.ids, fold_in(run.data, 'all')
-if ids is None:
-    sys.exit(f"'{args.model}' was saved without ids: save_pretrained(folder, ids=ids)")
+    model, ids, data, max_len = load(args.model)
 
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 model.to(device)
 with inference(model):
     encoded = model.encode(None if data is None else data.to(device))
-waiting = queue.Queue()  # of an encoded history, k, and the future of its items
-sizes = deque(maxlen=100_000)  # of the last forward passes
+Answer = Future[tuple[list[int], list[float]]]  # items and their scores
+waiting: queue.Queue[tuple[Tensor, int, Answer]] = queue.Queue()  # history, k, answer
+sizes: deque[int] = deque(maxlen=100_000)  # of the last forward passes
 
 
-def rank(histories, k):
+def rank(histories: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
     """The best items of new users, who are their histories, and the scores."""
     read = [history[-max_len:] for history in histories]
     length = torch.tensor([items.numel() for items in read])
@@ -116,7 +130,7 @@ def rank(histories, k):
     return top_k(scores, k)
 
 
-def work():
+def work() -> None:
     """Takes all requests that wait into one forward pass, again and again."""
     while True:
         jobs = [waiting.get()]
@@ -135,7 +149,7 @@ def work():
                     future.set_exception(RuntimeError(str(error)))
 
 
-def answer(request):
+def answer(request: Any) -> dict[str, Any]:
     """The response to a request; a ValueError says what is wrong with it."""
     if not isinstance(request, dict) or not isinstance(request.get('history'), list):
         raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
@@ -148,7 +162,7 @@ def answer(request):
         raise ValueError(
             f"'history' needs at least one item id that is known (got {unknown[:5]})"
         )
-    future = Future()
+    future: Answer = Future()
     waiting.put((ids.item_index(history), k, future))
     found = zip(*future.result(), strict=True)
     items = [
@@ -170,11 +184,11 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave together
     timeout = 60  # seconds that a connection may be silent
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         """Tells that the server is up."""
         self.reply(200, {'items': ids.num_items})
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         """Answers one request."""
         try:
             size = self.headers.get('Content-Length', '')
@@ -192,7 +206,7 @@ class Handler(BaseHTTPRequestHandler):
             status, body = 500, {'error': repr(error)}
         self.reply(status, body)
 
-    def reply(self, status, body):
+    def reply(self, status: int, body: dict[str, Any]) -> None:
         """Sends JSON."""
         text = json.dumps(body).encode()
         self.send_response(status)
@@ -201,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         """Stays silent."""
 
 
@@ -211,7 +225,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 1024  # connections that wait for theirs; others are reset
 
 
-def ask(port, number, count, seconds):
+def ask(port: int, number: int, count: int, seconds: list[float]) -> None:
     """A client that sends random histories, the same each time, over one connection."""
     connection = HTTPConnection('127.0.0.1', port)
     generator = torch.Generator().manual_seed(number)
@@ -243,7 +257,8 @@ if not args.measure:
 threading.Thread(target=server.serve_forever, daemon=True).start()
 ask(port, 0, 10, [])  # the first ones pay for what is set up late
 sizes.clear()
-seconds, began = [], time.perf_counter()
+seconds: list[float] = []
+began = time.perf_counter()
 share = [args.measure // args.clients] * args.clients
 share[0] += args.measure % args.clients
 clients = [
