@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import shlex
 import time
 import zlib
 from collections.abc import Mapping
@@ -101,11 +102,11 @@ def model_bytes(run_dir: Path) -> int:
     return sum(path.stat().st_size for w in weights for path in run_dir.glob(w))
 
 
-def command(cell: Cell, config: Config | None = None) -> str:
-    """What trains the cell by itself."""
-    name = 'pretrain' if config is None else phase(config)
-    overrides = ' '.join(cell.overrides)
-    return f'hellm {name} {cell.recipe} {overrides} --out {cell.run_dir}'
+def command(cell: Cell, config: Config) -> str:
+    """What trains the cell by itself, as a shell reads it."""
+    recipe, overrides = str(cell.recipe), cell.overrides
+    words = ['hellm', phase(config), recipe, *overrides, '--out', str(cell.run_dir)]
+    return shlex.join(words)
 
 
 def phase(config: Config) -> str:

@@ -41,6 +41,7 @@ of a cell or of a point of its grid, as in ``knn-knn=5``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import os
@@ -107,7 +108,7 @@ def _run_all(
     argv: Sequence[str],
     only_list: bool,
 ) -> int:
-    from benchmarks.cell import command, lost_sources, up_to_date
+    from benchmarks.cell import lost_sources, up_to_date
 
     def is_done(cell: Cell) -> bool:
         return up_to_date(cell, known, protocols, folder)
@@ -123,7 +124,7 @@ def _run_all(
             done = is_done(cell) and not is_read_again(cell)
         except ValueError as error:
             if not only_list:
-                _note(note, cell, command(cell), str(error))
+                _note(note, cell, str(error))
                 failed.append(note)
             print(f'{cell.key}: {error}', flush=True)
             continue
@@ -134,7 +135,7 @@ def _run_all(
         code = child.finish(child.start('benchmarks.run', [*argv, '--cell', cell.key]))
         if code != 0:
             if not note.is_file():  # it was killed, not raised
-                _note(note, cell, command(cell), f'exit status {code}')
+                _note(note, cell, f'exit status {code}')
             failed.append(note)
     for note in failed:
         told = json.loads(note.read_text())
@@ -143,9 +144,8 @@ def _run_all(
 
 
 def _in_child(cell: Cell, protocols: list[list[str]], folder: Path) -> int:
-    from benchmarks.cell import command, run_cell
+    from benchmarks.cell import run_cell
     from hellm_pyg.allocator import keep_freed_memory
-    from hellm_pyg.config import load_config
 
     keep_freed_memory()
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,17 +153,21 @@ def _in_child(cell: Cell, protocols: list[list[str]], folder: Path) -> int:
         run_cell(cell, protocols, folder / f'{cell.key}.json')
     except Exception as error:
         traceback.print_exc()
-        config = load_config(cell.recipe, cell.overrides)
         text = f'{type(error).__name__}: {error}'
-        _note(folder / f'{cell.key}.failed.json', cell, command(cell, config), text)
+        _note(folder / f'{cell.key}.failed.json', cell, text)
         return 1
     return 0
 
 
-def _note(path: Path, cell: Cell, command: str, error: str) -> None:
+def _note(path: Path, cell: Cell, error: str) -> None:
+    from benchmarks.cell import command
+    from hellm_pyg.config import load_config
+
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {'name': cell.name, 'dataset': cell.dataset, 'seed': cell.seed}
-    told |= {'command': command, 'error': error}
+    with contextlib.suppress(ValueError):  # of a cell that cannot be read
+        told['command'] = command(cell, load_config(cell.recipe, cell.overrides))
+    told['error'] = error
     path.write_text(json.dumps(told, indent=1) + '\n')
 
 

@@ -51,6 +51,7 @@ class Comparison:
     """A model against the reference; arrays are over the tested metrics."""
 
     model: Model
+    seeds: int  # those that both have; without any, all of each are compared
     difference: Array
     low: Array
     high: Array
@@ -120,50 +121,54 @@ def _rows(section: Section, models: Sequence[Model], protocol: str) -> list[Row]
     return rows
 
 
+def _difference(model: Model, other: Model, protocol: str, seeds: set[int]) -> Array:
+    """Of the tested metrics of each user, of shape ``[n, 2]``."""
+    own, base = model.users(protocol, seeds), other.users(protocol, seeds)
+    assert own is not None  # what has kept no ranks is not compared
+    assert base is not None
+    return own[:, _TESTED] - base[:, _TESTED]
+
+
 def _compare(
-    models: list[Model], values: Array, draws: Array, one: int, settings: Settings
+    models: Sequence[Model], reference: Model, protocol: str, settings: Settings
 ) -> list[Comparison]:
-    others = [i for i in range(len(models)) if i != one]
-    # [n, models, metrics], [R, models, metrics]
-    paired = values[:, others] - values[:, [one]]
-    low, high = percentile_interval(draws[:, others] - draws[:, [one]], settings.level)
-    p = paired_permutation(
-        paired.reshape(len(paired), -1), settings.signs, settings.seed
+    others = [model for model in models if model is not reference]
+    shared = [m.seeds(protocol) & reference.seeds(protocol) for m in others]
+    paired = np.concatenate(
+        [
+            _difference(model, reference, protocol, seeds)
+            for model, seeds in zip(others, shared, strict=True)
+        ],
+        axis=1,
     )
-    shape = len(others), len(_TESTED)
-    adjusted, p = holm(p).reshape(shape), p.reshape(shape)
-    mean = paired.mean(axis=0)
+    draws = bootstrap(paired, settings.resamples, settings.seed)
+    p = paired_permutation(paired, settings.signs, settings.seed)
+    columns = (
+        paired.mean(axis=0),
+        *percentile_interval(draws, settings.level),
+        p,
+        holm(p),
+    )
+    by_model = np.stack(columns).reshape(len(columns), len(others), -1)
     return [
-        Comparison(models[i], mean[j], low[j], high[j], p[j], adjusted[j])
-        for j, i in enumerate(others)
+        Comparison(model, len(seeds), *by_model[:, i])
+        for i, (model, seeds) in enumerate(zip(others, shared, strict=True))
     ]
 
 
-def _references(models: list[Model], baselines: Sequence[str]) -> list[tuple[int, str]]:
+def _references(
+    models: Sequence[Model], baselines: Sequence[str]
+) -> list[tuple[Model, str]]:
     if len(models) < 2:
         return []
     found = []
-    scores = [model.validation for model in models]
-    if any(score is not None for score in scores):
-        best = max(range(len(models)), key=lambda i: scores[i] or 0.0)
+    if any(model.validation is not None for model in models):
+        best = max(models, key=lambda model: model.validation or 0.0)
         found.append((best, 'the best on validation N@10'))
-    for i, model in enumerate(models):
-        if model.key in baselines and i not in [j for j, _ in found]:
-            found.append((i, 'the chosen baseline'))
+    for model in models:
+        if model.key in baselines and model not in [one for one, _ in found]:
+            found.append((model, 'the chosen baseline'))
     return found
-
-
-def _tests(
-    models: list[Model],
-    values: Array,
-    draws: Array,
-    baselines: Sequence[str],
-    settings: Settings,
-) -> list[Tests]:
-    return [
-        Tests(models[one], why, _compare(models, values, draws, one, settings))
-        for one, why in _references(models, baselines)
-    ]
 
 
 def _slice_tables(
@@ -239,13 +244,11 @@ def analyse(
                 ]
                 for saw in (False, True)
             )
-            analysis.tests = _tests(
-                [models[i] for i in plain],
-                values[:, plain][:, :, _TESTED],
-                draws[:, plain][:, :, _TESTED],
-                baselines,
-                settings,
-            )
+            compared = [models[i] for i in plain]
+            analysis.tests = [
+                Tests(one, why, _compare(compared, one, protocol, settings))
+                for one, why in _references(compared, baselines)
+            ]
             known = load_users(section) if plain or refits else None
             for group in (plain, refits):
                 if known is not None and group:

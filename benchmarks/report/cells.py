@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -120,6 +120,11 @@ class Result:
         return self.get('seconds', 'training')
 
     @property
+    def epoch_seconds(self) -> float | None:
+        """Seconds of the median training epoch."""
+        return self.get('validation', 'seconds_per_epoch')
+
+    @property
     def peak_memory(self) -> int | None:
         """Largest memory of the process, or of its accelerator, in bytes."""
         peak = self.get('validation', 'peak_memory_bytes')
@@ -195,9 +200,11 @@ class Model:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    def average(self, name: str) -> float | None:
-        """Mean over seeds of a property of the results."""
-        return self.mean([getattr(result, name) for result in self.results])
+    def typical(self, name: str) -> float | None:
+        """Median over seeds of what the results cost: a machine may have been busy."""
+        costs = [getattr(result, name) for result in self.results]
+        known = [cost for cost in costs if cost is not None]
+        return statistics.median(known) if known else None
 
     def validations(self, metric: str) -> list[float]:
         """A metric on validation of each seed that has it."""
@@ -223,16 +230,25 @@ class Model:
         ]
         return np.array(rows) if rows else None
 
-    def users(self, protocol: str) -> Array | None:
+    def seeds(self, protocol: str) -> set[int]:
+        """The seeds that were tested under a protocol."""
+        return {result.seed for result in self.results if protocol in result.test}
+
+    def users(self, protocol: str, seeds: Collection[int] = ()) -> Array | None:
         """Metrics of each user, their mean over seeds, of shape ``[n, 4]``.
 
         :obj:`None` unless every seed has kept its ranks of this protocol.
+
+        Args:
+            protocol: One that was tested.
+            seeds: Those to take; all if empty.
         """
-        ranks = [r.ranks[protocol] for r in self.results if protocol in r.ranks]
-        tested = sum(protocol in result.test for result in self.results)
-        if not ranks or len(ranks) < tested:
+        wanted = self.seeds(protocol).intersection(seeds or self.seeds(protocol))
+        ranks = [r.ranks.get(protocol) for r in self.results if r.seed in wanted]
+        found = [per_user(rank) for rank in ranks if rank is not None]
+        if not found or len(found) < len(ranks):
             return None
-        return np.mean([per_user(rank) for rank in ranks], axis=0)
+        return np.mean(found, axis=0)
 
 
 @dataclass

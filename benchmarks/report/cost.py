@@ -24,7 +24,7 @@ COLUMNS = (
 )
 CAPTION = (
     'Validation N@10 is that of the weights that were kept. Epochs of each seed; the '
-    'rest means over seeds. Training is that of the epochs, of a language model '
+    'rest medians over seeds. Training is that of the epochs, of a language model '
     'without the tables that it reads. Where no epochs are recorded, validation may be '
     'in it: that of an ensemble is all that its members took, and the search of its '
     'weights. Users are ranked against all items, at test where that was read, else in '
@@ -37,11 +37,10 @@ CAPTION = (
 
 
 def training(models: Sequence[Model]) -> Table:
-    """What the models cost, means over seeds."""
+    """What the models cost, medians over seeds."""
     body = []
     for model in models:
         results = model.results
-        per_epoch = [r.get('validation', 'seconds_per_epoch') for r in results]
         devices = dict.fromkeys(r.device for r in results if r.device)
         body.append(
             [
@@ -49,13 +48,13 @@ def training(models: Sequence[Model]) -> Table:
                 Cell(numbers.decimal(model.validation)),
                 Cell(each(model, 'best_epoch')),
                 Cell(each(model, 'epochs')),
-                Cell(numbers.duration(model.mean(per_epoch))),
-                Cell(numbers.duration(model.average('training_seconds'))),
-                Cell(numbers.size(model.average('users_per_second'))),
-                Cell(numbers.size(model.average('trained_parameters'))),
-                Cell(numbers.size(model.average('parameters'))),
-                Cell(numbers.memory(model.average('model_bytes'))),
-                Cell(numbers.memory(model.average('peak_memory'))),
+                Cell(numbers.duration(model.typical('epoch_seconds'))),
+                Cell(numbers.duration(model.typical('training_seconds'))),
+                Cell(numbers.size(model.typical('users_per_second'))),
+                Cell(numbers.size(model.typical('trained_parameters'))),
+                Cell(numbers.size(model.typical('parameters'))),
+                Cell(numbers.memory(model.typical('model_bytes'))),
+                Cell(numbers.memory(model.typical('peak_memory'))),
                 Cell(', '.join(devices) or '-'),
             ]
         )

@@ -27,7 +27,8 @@ SUMMARY = (
     'items at the end, for each protocol. Earlier looks at them are a matter of the '
     'notes; a table of searches names the recipes that were searched. Intervals and '
     'tests are over users, given the trained models: they do not tell how much another '
-    'seed would change, which the deviations over seeds do. Printed numbers are those '
+    'seed would change, which the deviations over seeds do. A target that ties with '
+    'other items has the mean of their ranks. Printed numbers are those '
     'of others, and are marked as such.'
 )
 SEARCHED = 'Searches of settings: validation chooses, and no test item is read.'
@@ -116,7 +117,9 @@ def _searches(section: Section) -> list[Search]:
     ]
 
 
-def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Part:
+def _part(
+    section: Section, notes: str, baselines: Sequence[str], settings: Settings
+) -> Part:
     analysis = analyse(section, baselines, settings)
     rungs = Ladder.of(section, baselines) if section.is_ladder else None
     compared = rungs.models if rungs else section.models[::-1]
@@ -136,7 +139,7 @@ def _part(section: Section, baselines: Sequence[str], settings: Settings) -> Par
     return Part(
         title,
         _summary(analysis),
-        load_notes(section.folder),
+        notes,
         analysis,
         rungs,
         [ladder.table(rungs)] if rungs else [],
@@ -172,7 +175,8 @@ def build(
     """
     settings = settings or Settings()
     searches = [f for f in folders if f.resolve().name == SEARCH]
-    sections = [s for folder in folders if folder not in searches for s in load(folder)]
+    loaded = [load(folder) for folder in folders if folder not in searches]
+    sections = [section for own in loaded for section in own]
     known = {
         model.key
         for section in sections
@@ -185,7 +189,16 @@ def build(
         )
     if baselines is None:
         baselines = ['lightgcn']
-    parts = [_part(section, baselines, settings) for section in sections]
+    first = [own[0] for own in loaded]  # has the notes of its folder
+    parts = [
+        _part(
+            section,
+            load_notes(section.folder) if section in first else '',
+            baselines,
+            settings,
+        )
+        for section in sections
+    ]
     found = [one for folder in searches for one in load_searches(folder)]
     if searches and not found:
         raise ValueError(

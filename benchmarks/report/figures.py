@@ -132,7 +132,7 @@ def cost(analysis: Analysis) -> list[Figure]:
     ):
         marks = []
         for model in analysis.section.models:
-            value = model.average(attribute)
+            value = model.typical(attribute)
             if model.key in rows and value:
                 y = float(rows[model.key].mean[N10])
                 title = _told(model, f'N@10 {y:.4f}', f'{label} {write(value)}')
@@ -141,10 +141,10 @@ def cost(analysis: Analysis) -> list[Figure]:
         if len(marks) > 1:
             plots.append(charts.scatter(marks, label, 'test N@10', write, wanted))
     caption = (
-        f'{analysis.headline}; means over seeds. The line joins the models that no '
-        'cheaper one beats. What is only counted has no parameters; the training of a '
-        'language model is without that of the tables that it reads, that of an '
-        'ensemble with the validation that chose its weights.'
+        f'{analysis.headline}; N@10 is the mean over seeds, the cost the median. The '
+        'line joins the models that no cheaper one beats. What is only counted has no '
+        'parameters; the training of a language model is without that of the tables '
+        'that it reads, that of an ensemble with the validation that chose its weights.'
     )
     caption += left_out(analysis.section.models)
     return [Figure('Accuracy against cost', plots, caption)] if plots else []

@@ -170,10 +170,10 @@ def _cost(model: Model) -> list[Cell]:
     return [
         Cell(each(model, 'best_epoch')),
         Cell(each(model, 'epochs')),
-        Cell(numbers.duration(model.average('training_seconds'))),
-        Cell(numbers.size(model.average('users_per_second'))),
-        Cell(numbers.size(model.average('trained_parameters'))),
-        Cell(numbers.memory(model.average('peak_memory'))),
+        Cell(numbers.duration(model.typical('training_seconds'))),
+        Cell(numbers.size(model.typical('users_per_second'))),
+        Cell(numbers.size(model.typical('trained_parameters'))),
+        Cell(numbers.memory(model.typical('peak_memory'))),
     ]
 
 

@@ -42,7 +42,8 @@ def _cell(cell: Cell, word: bool, heading: bool) -> str:
     )
 
 
-def _table(table: Table, title: bool = True) -> str:
+def _table(table: Table, level: int | None = 4) -> str:
+    """A table under its title as a heading of that level, if any."""
     columns = []
     for i, name in enumerate(table.columns):
         lines = '<br>'.join(escape(line) for line in name.split('\n'))
@@ -62,8 +63,11 @@ def _table(table: Table, title: bool = True) -> str:
         tag('tbody', *rows),
         class_='shaded' if shaded else None,
     )
-    parts = [tag('h4', escape(table.title))] if title else []
-    parts.append(tag('div', whole, class_='scroll', tabindex=0))
+    parts = [tag(f'h{level}', escape(table.title))] if level else []
+    label = table.title  # of what a keyboard scrolls
+    parts.append(
+        tag('div', whole, class_='scroll', tabindex=0, role='region', aria_label=label)
+    )
     if table.caption:
         parts.append(tag('p', escape(table.caption), class_='caption'))
     return ''.join(parts)
@@ -125,19 +129,19 @@ def _part(part: Part) -> str:
         _notes(part.notes),
         _legend(part),
         *(_figure(figure) for figure in ladder(part.ladder)),
-        *(_table(table, False) for table in part.rungs),
+        *(_table(table, None) for table in part.rungs),
         *(_figure(figure) for figure in results(part.analysis)),
     ]
     if part.metrics:
         first, *others = part.metrics
         parts += [tag('h3', 'Test metrics'), _table(first)]
-        parts += [_folded(table.title, _table(table, False)) for table in others]
-    parts += [_folded(table.title, _table(table, False)) for table in part.points]
+        parts += [_folded(table.title, _table(table, None)) for table in others]
+    parts += [_folded(table.title, _table(table, None)) for table in part.points]
     if part.tests:
         parts.append(tag('h3', 'Paired tests'))
         first, *others = part.tests
         parts.append(_table(first))
-        parts += [_folded(table.title, _table(table, False)) for table in others]
+        parts += [_folded(table.title, _table(table, None)) for table in others]
     parts += [_figure(figure) for figure in effort(part.analysis)]
     parts += [_table(table) for table in part.costs]
     if part.slices:
@@ -158,7 +162,7 @@ def _part(part: Part) -> str:
         parts.append(tag('h3', 'Expectations'))
         parts += [_table(table) for table in part.expectations]
     parts.append(tag('h3', 'Provenance and printed numbers'))
-    parts += [_folded(table.title, _table(table, False)) for table in part.records]
+    parts += [_folded(table.title, _table(table, None)) for table in part.records]
     if part.printed:
         tables = [_table(table) for table in part.printed]
         parts.append(_folded('Printed by others', *tables))
@@ -166,7 +170,8 @@ def _part(part: Part) -> str:
 
 
 def _overview(tables: list[Table]) -> str:
-    return tag('section', *map(_table, tables), id='overview') if tables else ''
+    shown = [_table(table, 2) for table in tables]
+    return tag('section', *shown, id='overview') if tables else ''
 
 
 def _searches(document: Document) -> str:
@@ -176,8 +181,8 @@ def _searches(document: Document) -> str:
     parts = [
         tag('h2', 'Searches'),
         _notes(document.search_notes),
-        _table(budgets, False),
-        *(_folded(table.title, _table(table, False)) for table in trials),
+        _table(budgets, None),
+        *(_folded(table.title, _table(table, None)) for table in trials),
     ]
     return tag('section', *parts, id='searches')
 

@@ -21,6 +21,7 @@ class Trial(NamedTuple):
     values: dict[str, Any]
     state: str
     metric: float | None
+    best_epoch: float
     epochs: int
     seconds: float
     error: str
@@ -83,6 +84,7 @@ def _search(name: str, content: Mapping[str, Any], carried: str | None) -> Searc
             run['values'],
             run['state'],
             run[METRIC],
+            _best_epoch(run['curve']),
             run['epochs'],
             run['seconds'],
             run['error'],
@@ -102,6 +104,12 @@ def _search(name: str, content: Mapping[str, Any], carried: str | None) -> Searc
         tried,
         carried,
     )
+
+
+def _best_epoch(curve: Sequence[Mapping[str, float]]) -> float:
+    if not curve:
+        return 0
+    return max(curve, key=lambda row: row[METRIC])['epoch']
 
 
 def budgets(found: Sequence[Search]) -> Table:
@@ -130,7 +138,7 @@ def budgets(found: Sequence[Search]) -> Table:
     columns = ['recipe', 'data', 'budget', 'outcomes', 'spent', 'points\ntried']
     columns += [f'validation\n{METRIC}', 'chosen']
     caption = f'Validation {METRIC} chose; no test item was read by a search.'
-    caption += _equality(found) + _haste(found)
+    caption += _equality(found) + _haste(found) + _rising(found)
     return Table('Search', columns, body, caption, words={1, 2, 3, 7})
 
 
@@ -151,7 +159,7 @@ def _equality(found: Sequence[Search]) -> str:
         if len(own) > 1:
             each = [f'{", ".join(names)}: {budget}' for budget, names in own.items()]
             told += f' Budgets differ on {dataset} ({"; ".join(each)}).'
-    return told or ' On each data set all recipes were given the same budget.'
+    return told or ' On each data set these recipes were given the same budget.'
 
 
 def _haste(found: Sequence[Search]) -> str:
@@ -163,6 +171,15 @@ def _haste(found: Sequence[Search]) -> str:
         ' Most trials ended because their time was up: short trials and pruning favour '
         'settings that learn fast.'
     )
+
+
+def _rising(found: Sequence[Search]) -> str:
+    """How many trials had not reached their best yet."""
+    ended = [t for search in found for t in search.tried if t.state != 'pruned']
+    rising = sum(trial.best_epoch == trial.epochs > 0 for trial in ended)
+    if not rising:
+        return ''
+    return f' Of {len(ended)} that were not pruned {rising} were best at their end.'
 
 
 def trials(search: Search) -> Table:

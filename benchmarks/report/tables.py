@@ -159,10 +159,10 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
     """Paired differences to a reference."""
     body = []
     for row in sorted(one.rows, key=lambda r: -r.difference[TESTED.index('N@10')]):
-        cells = [named(row.model)]
+        cells = [named(row.model), Cell(str(row.seeds or '-'))]
         for i in range(len(TESTED)):
             interval = between(row.low[i], row.high[i], numbers.signed)
-            found = bool(row.adjusted[i] < SIGNIFICANT)
+            found = bool(row.seeds > 1 and row.adjusted[i] < SIGNIFICANT)
             bound = row.p[i] * (1 + settings.signs) < 1.001
             cells += [
                 Cell(numbers.signed(row.difference[i]), interval=interval),
@@ -170,7 +170,7 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
                 Cell(numbers.p_value(row.adjusted[i], bound), best=found),
             ]
         body.append(cells)
-    columns = ['model']
+    columns = ['model', 'seeds']
     for metric in TESTED:
         columns += [f'difference\n{metric}', 'p', 'p\nHolm']
     reference = one.reference.name.label
@@ -178,11 +178,13 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
         f'Against {reference}, {one.why}',
         columns,
         body,
-        f'{analysis.headline}. Model minus {reference}, users paired, means over '
-        f'seeds; {settings.level:.0%} bootstrap intervals; two-sided p-values of '
-        f'{settings.signs:,} random signs of the differences (exact where all fit), '
-        f"and after Holm's correction over this table, bold below {SIGNIFICANT}."
-        + left_out(analysis.section.models),
+        f'{analysis.headline}. Model minus {reference}, users paired, means over the '
+        f'seeds that both have (-: none, all of each); {settings.level:.0%} bootstrap '
+        f'intervals; two-sided p-values of {settings.signs:,} random signs of the '
+        f"differences (exact where all fit), and after Holm's correction over this "
+        f'table, bold below {SIGNIFICANT} if several seeds are compared. They ask '
+        'whether other users would agree, not other seeds: two seeds of one model may '
+        'differ with a small p, too.' + left_out(analysis.section.models),
     )
 
 
@@ -249,6 +251,8 @@ def _commits(result: Result) -> str:
 def _machine(result: Result) -> str:
     versions = result.get('validation', 'versions') or result.get('versions') or {}
     words = [result.get('peer'), result.get('backbone')]
+    if layers := result.get('config', 'llm', 'num_layers'):
+        words.append(f'its first {layers} layers')
     words += [f'{n} {versions[n]}' for n in ('python', 'torch') if n in versions]
     words.append(result.device)
     return '; '.join(word for word in words if word) or '-'

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.data is not None:
         os.environ['HELLM_DATA'] = str(args.data.absolute())
     paths = sorted(HERE.glob('*.yaml')) if args.space == 'all' else [Path(args.space)]
-    spaces = [load_space(path) for path in paths]
     try:
+        spaces = [load_space(path) for path in paths]
         carry = carried(args.carry, args.minutes)
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -138,12 +139,27 @@ def _search(
         tried.run()
         points[name] = {**search.best, **tried.best}
         tries[name] = tried.to_dict()
-    save_json(path, {**found, 'carried': tries})
-    comment = _comment(space, found, tries)
+    command = _command(space, args)
+    save_json(path, {'command': command, **found, 'carried': tries})
+    comment = _comment(space, found, tries, command)
     write_recipe(args.recipes / f'{space.name}.yaml', space, points, comment)
 
 
-def _comment(space: Space, found: dict[str, Any], tries: dict[str, Any]) -> str:
+def _command(space: Space, args: argparse.Namespace) -> str:
+    words = [
+        'python',
+        '-m',
+        'benchmarks.search',
+        f'benchmarks/search/{space.name}.yaml',
+    ]
+    words += ['--dataset', args.dataset, '--trials', str(args.trials)]
+    words += ['--minutes', f'{args.minutes:g}', '--carry', *args.carry]
+    return shlex.join(words)
+
+
+def _comment(
+    space: Space, found: dict[str, Any], tries: dict[str, Any], command: str
+) -> str:
     lines = [
         f'The recipe {space.recipe!r} with the values that a search on '
         f'{found["dataset"]} found: {len(found["runs"])} trials',
@@ -157,8 +173,7 @@ def _comment(space: Space, found: dict[str, Any], tries: dict[str, Any]) -> str:
             f'On {name} the same with {LR}={best["values"][LR]:g}, the best of '
             f'{len(tried["runs"])} of {tried["minutes"]:g} minutes: {best["N@10"]:.4f}.'
         )
-    text = f'python -m benchmarks.search benchmarks/search/{space.name}.yaml'
-    return '\n'.join([*lines, '', f'  {text}'])
+    return '\n'.join([*lines, '', f'  {command}'])
 
 
 if __name__ == '__main__':

@@ -48,10 +48,13 @@ def load_space(path: Path) -> Space:
     """Reads a space; without a key ``recipe`` it is of the recipe of its name.
 
     Raises:
-        ValueError: If a key is unknown, or the recipe's own value is not among those
-            to choose from: the search begins with it.
+        ValueError: If the file cannot be read, a key is unknown, or the recipe's own
+            value is not among those to choose from: the search begins with it.
     """
-    raw = yaml.safe_load(path.read_text())
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"'{path}' is no space that can be read: {error}") from None
     if not isinstance(raw, dict) or 'space' not in raw or set(raw) - KEYS:
         raise ValueError(f'{path} needs to hold {sorted(KEYS)} (got {raw!r})')
     recipe = raw.get('recipe', path.stem)

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmarks.search import trial as trials
 from benchmarks.search.space import Space, assignments, own_point
 from hellm_pyg.config import Config, load_config, parse, to_dict
+from hellm_pyg.training.record import commit
 
 STARTUP = 4  # trials before those that the sampler models
 WARMUP = 3  # the first epoch after which a trial may be pruned
@@ -128,7 +129,10 @@ class Search:
                 value=value,
                 params=run['values'],
                 distributions=self._choices(),
-                user_attrs={'outcome': outcome._asdict()},
+                user_attrs={
+                    'outcome': outcome._asdict(),
+                    'commit': run.get('commit'),
+                },
                 intermediate_values=curve,
             )
         )
@@ -201,6 +205,7 @@ class Search:
         own = [*self.overrides, *self.space.overrides, *assignments(asked.params)]
         minutes = self.budget.minutes
         outcome = self.train(self.space.recipe, own, run_dir, minutes, prune)
+        asked.set_user_attr('commit', commit())
         asked.set_user_attr('outcome', outcome._asdict())
         self._tell(asked.number, outcome)
         shutil.rmtree(run_dir, ignore_errors=True)
@@ -269,6 +274,7 @@ def _record(trial: FrozenTrial) -> dict[str, Any]:
         'values': trial.params,
         'state': outcome['state'],
         'error': outcome['error'],
+        'commit': trial.user_attrs.get('commit'),
         trials.METRIC: max((r[trials.METRIC] for r in curve), default=None),
         'epochs': curve[-1]['epoch'] if curve else 0,
         'seconds': curve[-1]['seconds'] if curve else 0.0,

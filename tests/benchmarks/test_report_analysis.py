@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.report import tables
 from benchmarks.report import users as users_module
 from benchmarks.report.analysis import TESTED, Analysis, Settings, analyse
 from benchmarks.report.cells import METRICS, load, per_user
@@ -91,6 +92,38 @@ def test_differences_and_p_values(analysis: Analysis) -> None:
     assert len(raw) == 4
     assert adjusted[raw.argmin()] == pytest.approx(min(1, 4 * raw.min()))
     assert adjusted[raw.argmax()] >= raw.max()
+
+
+def test_seeds_that_both_have_are_compared(folder: Path) -> None:
+    write(folder, result('lightgcn', ranks(500, 2, 7), seed=3))
+    write(folder, result('other', ranks(500, 5, 8), seed=4))
+    rows = {
+        row.model.key: row for row in analyse(load(folder)[0], [], QUICK).tests[0].rows
+    }
+    columns = [METRICS.index(metric) for metric in TESTED]
+    one, two = (per_user(FOUND['best', seed]) for seed in (1, 2))
+    pair = per_user(FOUND['lightgcn', 1]) - one
+    assert rows['lightgcn'].seeds == 1
+    np.testing.assert_allclose(
+        rows['lightgcn'].difference, pair[:, columns].mean(axis=0)
+    )
+    pair = per_user(ranks(500, 5, 8)) - (one + two) / 2
+    assert rows['other'].seeds == 0
+    np.testing.assert_allclose(rows['other'].difference, pair[:, columns].mean(axis=0))
+
+
+def test_bold_are_differences_of_several_seeds(folder: Path) -> None:
+    for seeds in (1, 2):
+        write(folder, result('worst', ranks(500, 0, 5 + seeds), seed=seeds))
+        analysis = analyse(load(folder)[0], [], QUICK)
+        row = next(r for r in analysis.tests[0].rows if r.model.key == 'worst')
+        assert (row.adjusted < 0.05).all()
+        table = tables.tests(analysis, analysis.tests[0], QUICK)
+        cells = next(
+            cells for cells in table.rows if cells[0].text == row.model.name.label
+        )
+        assert cells[1].text == str(seeds)
+        assert [cell.best for cell in cells].count(True) == (2 if seeds == 2 else 0)
 
 
 def test_same_seed_same_numbers(folder: Path, analysis: Analysis) -> None:

@@ -66,7 +66,7 @@ def test_budgets_are_compared(folder: Path) -> None:
     (one, other) = load_searches(folder)
     assert 'budget' not in budgets([one, other]).caption  # one a data set
     same = one._replace(name='sasrec')
-    told = ' On each data set all recipes were given the same budget.'
+    told = ' On each data set these recipes were given the same budget.'
     assert told in budgets([one, same, other]).caption
     longer = one._replace(name='bm3', minutes=15)
     caption = budgets([one, longer, same, other]).caption
@@ -83,6 +83,16 @@ def test_short_trials_are_told(folder: Path) -> None:
     late = [trial._replace(state='time is up') for trial in one.tried[:3]]
     caption = budgets([one._replace(tried=[*late, one.tried[3]])]).caption
     assert 'short trials and pruning favour settings that learn fast.' in caption
+
+
+def test_trials_that_were_still_rising_are_told(folder: Path) -> None:
+    one = load_searches(folder)[0]
+    ended = [trial for trial in one.tried if trial.state != 'pruned']
+    flat = [trial._replace(best_epoch=1, epochs=2) for trial in ended]
+    assert 'best at their end' not in budgets([one._replace(tried=flat)]).caption
+    rising = [flat[0]._replace(best_epoch=2), *flat[1:]]
+    told = f' Of {len(flat)} that were not pruned 1 were best at their end.'
+    assert told in budgets([one._replace(tried=rising)]).caption
 
 
 def test_trials(folder: Path) -> None:

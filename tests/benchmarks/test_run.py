@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -212,7 +213,7 @@ def test_result_says_where_it_comes_from(result: tuple[Cell, Path, dict]) -> Non
         'history=train+val, mask=seen',
         'history=train, mask=none',
     }
-    command = found['command'].split(' ')
+    command = shlex.split(found['command'])
     assert command[:3] == ['hellm', 'pretrain', cell.recipe]
     assert finished(cell, PROTOCOLS, path)
 
@@ -425,6 +426,8 @@ def test_failure_is_reported_and_does_not_stop_the_rest(
     assert told['name'] == 'wrong'
     assert told['error'].startswith('ValueError: ')
     assert 'num_heads' in told['error']
+    told = json.loads((folder / 'beauty-unknown-1.failed.json').read_text())
+    assert "unknown key 'train.x'" in told['error']
     error = capfd.readouterr().err
     assert "unknown key 'train.x'" in error
     assert error.count('FAILED: ') == 2

@@ -70,6 +70,19 @@ def test_bad_spaces(tmp_path: Path, raw: dict, message: str) -> None:
         load_space(path)
 
 
+def test_a_space_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / 'nope.yaml'
+    with pytest.raises(ValueError, match='is no space that can be read'):
+        load_space(path)
+    path.write_text('space: [')
+    with pytest.raises(ValueError, match='is no space that can be read'):
+        load_space(path)
+    assert command.main([str(path)]) == 2
+    assert 'is no space that can be read' in capsys.readouterr().err
+
+
 class Trainings:
     """Stands in for training: a made-up curve of any point, in no time."""
 
@@ -332,6 +345,8 @@ def test_carried_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert folders[7:] == ['sports'] * 3
     again = json.loads((tmp_path / 'results' / 'small.json').read_text())
     assert again['carried'].pop('sports')
+    assert again.pop('command').endswith(' --carry toys=9 sports=9')
+    assert results.pop('command').endswith(' --minutes 5 --carry toys=9')
     assert again == results
     assert command.main(arguments(tmp_path, '--minutes=6')) == 1
     assert len(folders) == 10
