@@ -58,6 +58,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in _abandoned(path):
+        _discard(stale)
     temporary = _temporary(path)
     try:
         yield temporary

@@ -138,6 +138,16 @@ def test_what_a_live_process_writes_is_not_discarded(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted([live, other, 'shop'])
 
 
+def test_a_file_that_a_killed_process_left_is_discarded(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    other = f'.y.json.{dead.pid}.tmp'
+    for name in (f'.x.json.{dead.pid}.tmp', other):
+        (tmp_path / name).touch()
+    save_json(tmp_path / 'x.json', 1)
+    assert names(tmp_path) == sorted([other, 'x.json'])
+
+
 def test_recover_folder_without_one(tmp_path: Path) -> None:
     assert not recover_folder(tmp_path / 'state')
 

@@ -64,7 +64,7 @@ def adapt(
                 "'lora' needs an 'llm' without an adapter (got a PeftModel); give one "
                 'of the two'
             )
-        return _without_casts(llm)
+        return _prepared(llm)
     llm.requires_grad_(False)
     if lora is None:
         return llm
@@ -75,10 +75,15 @@ def adapt(
         raise ValueError(
             f"'lora' does not fit peft's LoraConfig: {error} (got {dict(lora)})"
         ) from error
-    return _without_casts(adapted)
+    return _prepared(adapted)
 
 
-def _without_casts(llm: PeftModel) -> PeftModel:
+def _prepared(llm: PeftModel) -> PeftModel:
+    # PEFT leaves what it trains of the backbone itself, biases or ``modules_to_save``,
+    # in half precision.
+    for parameter in llm.parameters():
+        if parameter.requires_grad and parameter.dtype in HALF:
+            parameter.data = parameter.data.float()
     # A half-precision backbone runs under autocast, which brings adapter and input
     # together by itself; casting the input to fp32 first would only take time.
     if base_model(llm).dtype in HALF:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hellm_pyg.llm.adapter import base_model
 from hellm_pyg.llm.prefix import GraphPrefix
+from hellm_pyg.llm.prefix_slots import rotate
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.tables import ItemTables
 
@@ -50,14 +54,51 @@ def check_names(
             )
 
 
+def check_backbone(llm: PreTrainedModel | PeftModel) -> None:
+    """Refuses models with a head, with a foreign adapter, or with other attention."""
+    base = base_model(llm)
+    kind = type(base).__name__
+    if base.get_output_embeddings() is not None:
+        raise ValueError(
+            f"'llm' needs to be a language model without its head (got {kind}): give "
+            f"its '{base.base_model_prefix}'"
+        )
+    if not hasattr(base.config, 'hidden_size'):
+        raise ValueError(
+            f"'llm' needs to be a language model (got {kind}, whose configuration has "
+            f"no 'hidden_size'): of several modalities give the language model alone"
+        )
+    if not base._supports_attention_backend:
+        raise ValueError(
+            f"'llm' needs attention that goes through transformers' AttentionInterface "
+            f'(got {kind}): use LLaMA, Mistral, Qwen, Gemma or one like them'
+        )
+    if isinstance(llm, PeftModel):
+        if list(llm.peft_config) != ['default']:
+            raise ValueError(
+                f"'llm' needs one adapter, which is called 'default' (got "
+                f'{list(llm.peft_config)})'
+            )
+        if llm.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"'llm' needs an adapter of its layers (got "
+                f'{type(llm.active_peft_config).__name__}, which adds tokens to rows)'
+            )
+    elif any(isinstance(module, BaseTunerLayer) for module in llm.modules()):
+        raise ValueError(
+            f"'llm' carries the adapter of another model already (got {kind}): load "
+            f'the backbone once more'
+        )
+
+
 def check_prompt(prompt: Prompt, llm: PreTrainedModel | PeftModel, scope: str) -> None:
     """Refuses tokens that a backbone has no embeddings of."""
     size = llm.config.vocab_size
     ids = (*prompt.before, *(prompt.after if scope == 'user' else ()))
-    if max(ids) >= size:
+    if not 0 <= min(ids) <= max(ids) < size:
         raise ValueError(
             f"'prompt' needs token ids below the backbone's 'vocab_size', {size} (got "
-            f'{max(ids)}); shorten the text, or raise the size'
+            f'{min(ids)} to {max(ids)}); shorten the text, or raise the size'
         )
 
 
@@ -83,8 +124,26 @@ def check_prefix(
     if found != wanted:
         raise ValueError(f"'prefix' needs {wanted} here (got {found})")
     base = base_model(llm)
-    if prefix.rotary and not hasattr(base, 'rotary_emb'):
+    if prefix.rotary and not _rotates_by_halves(base):
         raise ValueError(
-            "'rotary' needs a backbone with one rotary embedding, as LLaMA, Mistral "
-            f'and Qwen have (got {type(base).__name__})'
+            "'rotary' needs a backbone that rotates the halves of whole heads in every "
+            f'layer, as LLaMA, Mistral and Qwen do (got {type(base).__name__})'
         )
+
+
+@torch.no_grad()
+def _rotates_by_halves(base: Any) -> bool:
+    """Whether a backbone rotates keys as :mod:`hellm_pyg.llm.prefix_slots` does."""
+    apply = getattr(inspect.getmodule(type(base)), 'apply_rotary_pos_emb', None)
+    attention = [layer.self_attn for layer in getattr(base, 'layers', ())]
+    if apply is None or not all(getattr(a, 'use_rope', True) for a in attention):
+        return False
+    position = torch.arange(3, device=base.device)[None]
+    try:
+        x = torch.randn(1, 1, 3, attention[0].head_dim, device=base.device)
+        cos, sin = base.rotary_emb(x, position)
+        _, key = apply(x, x, cos, sin)
+        own = rotate(x[0].transpose(0, 1), (cos[0], sin[0])).transpose(0, 1)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return torch.allclose(key[0], own, atol=1e-5)

@@ -86,9 +86,9 @@ def project_slots(
             # All queries of a row see the same slots: ordinary keys, then.
             row = (row + states) * scale[layer].mT.unsqueeze(-1)
             row = row.to(dtype) if bias is None else row.to(dtype) + bias
-            rows.append(_rotate(row, rotation).transpose(1, 2))
+            rows.append(rotate(row, rotation).transpose(1, 2))
             continue
-        rows.append(_rotate(row, rotation).transpose(0, 1).unsqueeze(0))
+        rows.append(rotate(row, rotation).transpose(0, 1).unsqueeze(0))
         bias = None if bias is None else bias[:, None, None]
         states = states.transpose(1, 2).unsqueeze(2)
         scales = scale[layer][:, None, None]
@@ -155,7 +155,7 @@ def _rotate_half(x: Tensor) -> Tensor:
     return torch.cat([-second, first], dim=-1)
 
 
-def _rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation | None) -> Tensor:
     """Rotates the keys of the slots, [..., P, heads, d]."""
     if rotation is None:
         return x

@@ -28,7 +28,12 @@ from hellm_pyg.llm.adapter import (
 )
 from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
-from hellm_pyg.llm.parts import check_names, check_prefix, check_prompt
+from hellm_pyg.llm.parts import (
+    check_backbone,
+    check_names,
+    check_prefix,
+    check_prompt,
+)
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues
 from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
@@ -134,6 +139,7 @@ class LLMRecommender(nn.Module):
         self.candidates = candidates
         self.ids: IdMap | None = None
         self.train_backbone = train_backbone
+        check_backbone(llm)
         self.half_dtype = half_precision(llm) if train_backbone else None
         check_prompt(prompt, llm, scope)
         self.llm = adapt(llm, lora, train_backbone)
@@ -392,6 +398,13 @@ class LLMRecommender(nn.Module):
         mask = torch.ones_like(self.before)[None]
         with without_checkpointing(self.llm):
             state = self._call(embeds, mask, 0, prefix=prefix, record=keyvalues)
+        layers = self.backbone.config.num_hidden_layers
+        if len(keyvalues) != layers:
+            raise ValueError(
+                f"'llm' needs layers that all attend to the prompt (got "
+                f'{type(self.backbone).__name__}, of whose {layers} layers '
+                f'{len(keyvalues)} do): use LLaMA, Mistral, Qwen or one like them'
+            )
         return Instruction(keyvalues, state[0, -1].float())
 
     def _rotation(self) -> Rotation | None:

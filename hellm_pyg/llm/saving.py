@@ -39,6 +39,7 @@ from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm.adapter import HALF
 from hellm_pyg.llm.backbone import load_model
 from hellm_pyg.llm.card import model_card
+from hellm_pyg.llm.parts import check_backbone
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.random_backbone import random_model
@@ -157,6 +158,7 @@ def load_pretrained(
             f"'llm' needs to be None, for '{folder}' holds a backbone of its own, "
             f'which was trained (got {type(llm).__name__})'
         )
+    check_backbone(llm)
     prompt = _build(Prompt, path, description['prompt'])
     _check_backbone(llm, prompt, description)
     hashes = description['hash']

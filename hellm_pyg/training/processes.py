@@ -19,8 +19,10 @@ def make_accelerator() -> Accelerator:
         ValueError: If a launcher has started several processes that would not know
             of each other.
     """
-    # The loss sets its own autocast.
-    accelerator = Accelerator(mixed_precision='no')
+    # The loss sets its own autocast. Apple's GPUs have no double precision, in which
+    # losses and metrics are summed.
+    only_cpu = torch.backends.mps.is_available()
+    accelerator = Accelerator(mixed_precision='no', cpu=only_cpu)
     launched = int(os.environ.get('WORLD_SIZE', '1'))
     if 'LOCAL_RANK' in os.environ and accelerator.num_processes != launched:
         raise ValueError(

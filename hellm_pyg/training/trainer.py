@@ -19,7 +19,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import load_json, save_json
 from hellm_pyg.config import EvalConfig, TrainConfig
-from hellm_pyg.data.loader import Loader
+from hellm_pyg.data.loader import Loader, PairLoader, SequenceLoader
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Protocol, evaluate
 from hellm_pyg.evaluation.metrics import NaNScoresError, cutoff_of
@@ -73,8 +73,9 @@ class Trainer:
             among the settings.
 
     Raises:
-        ValueError: If the model lacks a method or has nothing to train, or an argument
-            is out of range.
+        ValueError: If the model lacks a method or has nothing to train, the loader is
+            none of training items or not of the model's kind, the model has another
+            number of items than the data, or an argument is out of range.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Trainer:
             raise ValueError(
                 f"'last_epoch' needs to be at least 1, or None (got {last_epoch})"
             )
+        _check(model, data, loader)
         self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
@@ -392,6 +394,29 @@ class Trainer:
             save_json(path, found)
         self.accelerator.wait_for_everyone()
         return dict(load_json(path, {'metrics': dict})['metrics'])
+
+
+def _check(model: Any, data: HeteroData, loader: Any) -> None:
+    split = getattr(loader, 'split', 'train')
+    if split != 'train':
+        raise ValueError(
+            f"'loader' needs to give training items (got those of {split!r}): choose "
+            f"split='train'"
+        )
+    kind = {'pairs': PairLoader, 'sequences': SequenceLoader}.get(
+        getattr(model, 'sampling', ''), object
+    )
+    if isinstance(loader, PairLoader | SequenceLoader) and not isinstance(loader, kind):
+        raise ValueError(
+            f"'loader' needs to be a {kind.__name__}, which {type(model).__name__} "
+            f'learns from (got a {type(loader).__name__})'
+        )
+    num_items = int(data['item'].num_nodes)
+    if getattr(model, 'num_items', num_items) != num_items:
+        raise ValueError(
+            f"'model' needs to have the items of the data, {num_items} (got "
+            f'{model.num_items})'
+        )
 
 
 def _seed(*key: int) -> int:

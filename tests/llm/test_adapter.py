@@ -47,6 +47,27 @@ def test_half_precision_gives_the_same_without_peft_casting():
     torch.testing.assert_close(*outs)
 
 
+@pytest.mark.parametrize(
+    'more',
+    [
+        {'bias': 'lora_only', 'target_modules': ['q_proj']},
+        {'modules_to_save': ['norm', 'input_layernorm']},
+    ],
+)
+def test_what_trains_beside_lora_trains_in_fp32(more):
+    model = adapt(tiny_llm('qwen2', dtype=torch.bfloat16), LORA | more)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert any('lora_' not in name for name in trained)
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+    assert frozen == {torch.bfloat16}
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        model(torch.tensor([[1, 2, 3]])).last_hidden_state.sum().backward()
+    assert all(
+        p.grad is not None for name, p in trained.items() if 'lora_A' not in name
+    )
+
+
 def test_checkpointing_pauses_and_comes_back():
     model = recommender().train()
     model.enable_activation_checkpointing()

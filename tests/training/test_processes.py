@@ -9,13 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from hellm_pyg.checkpoint import load_json, load_tensors
+from hellm_pyg.training.processes import make_accelerator
 
 ROOT = Path(__file__).parents[2]
 
 if sys.platform == 'win32':
     pytest.skip('the processes are forked', allow_module_level=True)
+
+
+def test_an_apple_gpu_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        assert make_accelerator().device == torch.device('cpu')
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope='module')

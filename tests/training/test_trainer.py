@@ -15,10 +15,11 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import load_json, load_metadata, load_tensors
 from hellm_pyg.config import EvalConfig
-from hellm_pyg.data import PairBatch, PairLoader, SequenceBatch
+from hellm_pyg.data import PairBatch, PairLoader, SequenceBatch, SequenceLoader
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
-from hellm_pyg.training import NonFiniteLossError, trainer
+from hellm_pyg.nn.models import LightGCN, SASRec
+from hellm_pyg.training import NonFiniteLossError, Trainer, trainer
 from tests.training.toy import CONFIG, ITEMS, USERS, Toy, make_data, make_trainer
 
 
@@ -293,3 +294,23 @@ def test_bad_input(tmp_path: Path) -> None:
     run.loader = Empty(make_data())
     with pytest.raises(ValueError, match=r"'loader' .* none"):
         run.fit()
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_held_out_items_are_not_trained_on(tmp_path: Path, split: str) -> None:
+    data = make_data()
+    loader = SequenceLoader(data, split)
+    with pytest.raises(ValueError, match=rf"'loader' .* \(got those of '{split}'\)"):
+        Trainer(SASRec(ITEMS), data, loader, CONFIG, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_loader_and_model_fit_together(tmp_path: Path) -> None:
+    data = make_data()
+    pairs, sequences = PairLoader(data), SequenceLoader(data, 'train', targets='all')
+    with pytest.raises(ValueError, match='a SequenceLoader, which SASRec learns from'):
+        Trainer(SASRec(ITEMS), data, pairs, CONFIG, tmp_path)
+    with pytest.raises(ValueError, match='a PairLoader, which LightGCN learns from'):
+        Trainer(LightGCN(USERS, ITEMS), data, sequences, CONFIG, tmp_path)
+    with pytest.raises(ValueError, match=rf"'model' .* {ITEMS} \(got {ITEMS - 1}\)"):
+        Trainer(SASRec(ITEMS - 1), data, sequences, CONFIG, tmp_path)

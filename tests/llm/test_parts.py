@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    CLIPConfig,
+    CohereConfig,
+    LlamaForCausalLM,
+    MiniMaxConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    StableLmConfig,
+)
+
+from hellm_pyg.llm import LLMRecommender, Prompt
+from tests.llm.tiny import LORA, batch_of, recommender, tables, tiny_config, tiny_llm
+
+SIZES = {
+    'vocab_size': 32,
+    'hidden_size': 16,
+    'intermediate_size': 24,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 4,
+    'num_key_value_heads': 2,
+}
+
+
+def build(cls: type[PretrainedConfig], **more: object) -> PreTrainedModel:
+    return AutoModel.from_config(cls(**SIZES, **more))
+
+
+def test_a_head_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"without its head .* give its 'model'"):
+        recommender(llm=LlamaForCausalLM(tiny_config()))
+
+
+def test_several_modalities_are_refused() -> None:
+    size = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1}
+    size |= {'num_attention_heads': 2}
+    config = CLIPConfig(text_config=size, vision_config={**size, 'image_size': 32})
+    with pytest.raises(ValueError, match='CLIPModel, whose configuration has no'):
+        recommender(llm=AutoModel.from_config(config))
+
+
+def test_attention_of_its_own_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'AttentionInterface \(got StableLmModel\)'):
+        recommender(llm=build(StableLmConfig))
+
+
+def test_layers_without_attention_are_refused() -> None:
+    llm = build(
+        MiniMaxConfig,
+        layer_types=['full_attention', 'linear_attention'],
+        num_local_experts=2,
+        head_dim=4,
+    )
+    model = recommender(llm=llm, lora=None)
+    with pytest.raises(ValueError, match='of whose 2 layers 1 do'):
+        model(batch_of([1, 2]))
+
+
+def test_the_adapter_of_another_model_is_refused() -> None:
+    llm = tiny_llm()
+    first = recommender(llm=llm)
+    before = first(batch_of([1, 2, 3]))
+    for lora in (LORA, None):
+        with pytest.raises(ValueError, match='carries the adapter of another model'):
+            recommender(llm=llm, lora=lora)
+    assert torch.equal(first(batch_of([1, 2, 3])), before)
+
+
+def test_adapters_that_cannot_be_saved_or_add_tokens_are_refused() -> None:
+    named = get_peft_model(tiny_llm(), LoraConfig(**LORA), adapter_name='mine')
+    with pytest.raises(ValueError, match=r"'default' \(got \['mine'\]\)"):
+        recommender(llm=named, lora=None)
+    config = PromptTuningConfig(task_type='FEATURE_EXTRACTION', num_virtual_tokens=3)
+    with pytest.raises(ValueError, match='got PromptTuningConfig, which adds tokens'):
+        recommender(llm=get_peft_model(tiny_llm(), config), lora=None)
+
+
+@pytest.mark.parametrize('ids', [(-1, 3), (3, 32)])
+def test_tokens_out_of_the_vocabulary_are_refused(ids: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf'\(got {ids[0]} to {ids[1]}\)'):
+        LLMRecommender(tiny_llm(), Prompt(ids), tables(), scope='causal')
+
+
+def test_another_rotation_is_refused() -> None:
+    llm = build(CohereConfig)
+    recommender(llm=llm, prefix={'rotary': False}, lora=None)
+    with pytest.raises(ValueError, match=r"'rotary' .* \(got CohereModel\)"):
+        recommender(llm=llm, prefix={'rotary': True}, lora=None)
+    partial = tiny_llm()
+    original = partial.rotary_emb.forward
+
+    def half(x: Tensor, position: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part[..., : part.size(-1) // 2] for part in original(x, position))
+
+    partial.rotary_emb.forward = half
+    with pytest.raises(ValueError, match=r"'rotary' .* \(got LlamaModel\)"):
+        recommender(llm=partial, prefix={'rotary': True}, lora=None)
