@@ -103,7 +103,10 @@ if args.model is None:
         train_tiny(Path(temporary))
         model, ids, data, max_len = load(Path(temporary, 'saved'))
 else:
-    model, ids, data, max_len = load(args.model)
+    try:
+        model, ids, data, max_len = load(args.model)
+    except ValueError as error:
+        sys.exit(str(error))
 
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 model.to(device)
@@ -168,7 +171,7 @@ def answer(request: Any) -> dict[str, Any]:
     items = [
         {
             'item': ids.item_id(item),
-            'title': ids.titles[item] if ids.titles else None,
+            'title': (ids.titles[item] or None) if ids.titles else None,
             'score': score,
         }
         for item, score in found

@@ -87,9 +87,8 @@ def recommend(
         ValueError: If a history is empty, ``k`` is below 1, or the model gives scores
             that are not finite.
     """
-    histories = histories or []
     if users is None:
-        known = torch.arange(0 if histories else ids.num_users)
+        known = torch.arange(ids.num_users if histories is None else 0)
     else:
         known = ids.user_index(users)
     parts: list[Tensor | SequenceBatch] = [known] if known.numel() > 0 else []
@@ -203,7 +202,7 @@ def _lines(
             user=None if row < 0 else ids.user_id(row),
             rank=rank,
             item=ids.item_id(index),
-            title=titles[index] if titles else None,
+            title=(titles[index] or None) if titles else None,
             score=value,
             history=position if row < 0 else None,
         )

@@ -95,6 +95,20 @@ def test_new_user_by_history(data: HeteroData, ids: IdMap) -> None:
     assert {row.user for row in both[:K]} == {1007}
 
 
+def test_no_histories_are_not_everybody(data: HeteroData, ids: IdMap) -> None:
+    assert recommend(LastItem(), data, ids, histories=[], k=K) == []
+
+
+def test_an_empty_title_is_none(data: HeteroData) -> None:
+    ids = catalogue(data)
+    ids.titles[0] = ''
+    rows = recommend(LastItem(), data, ids, histories=[['asin-28', 'asin-29']], k=2)
+    assert [(row.item, row.title) for row in rows] == [
+        ('asin-0', None),
+        ('asin-1', 'Item 1'),
+    ]
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 5])
 def test_new_users_are_numbered_over_all_batches(
     data: HeteroData, ids: IdMap, batch_size: int

@@ -55,6 +55,30 @@ def edge_tensor(edge_index: Tensor) -> Tensor:
     return edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
 
 
+def interaction_edges(data: HeteroData) -> Tensor:
+    """All interactions as a plain ``[2, E]`` tensor, users above items.
+
+    Raises:
+        ValueError: If an id is none of a user or an item, or their numbers are unknown.
+    """
+    edge_index = edge_tensor(data[INTERACTS].edge_index)
+    for kind, index in zip(('user', 'item'), edge_index, strict=True):
+        size = data[kind].num_nodes
+        if size is None:
+            raise ValueError(
+                f"'data' needs the number of its {kind}s (got none): set "
+                f"data['{kind}'].num_nodes"
+            )
+        low, high = index.aminmax() if index.numel() else (0, -1)
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"'data' needs {kind}s of the interactions in [0, {size}), the number "
+                f'of {kind}s (got values from {int(low)} to {int(high)}): number them '
+                f'from 0, as InteractionFiles does'
+            )
+    return edge_index
+
+
 def require_split(data: HeteroData, purpose: str) -> None:
     """Refuses data whose held-out items still lie among the edges.
 

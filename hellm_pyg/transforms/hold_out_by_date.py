@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from hellm_pyg.data.split import INTERACTS, LATER, edge_tensor
+from hellm_pyg.data.split import INTERACTS, LATER, interaction_edges
 
 Date = str | date | int
 
@@ -91,7 +91,8 @@ class HoldOutByDate(BaseTransform):
 
         Raises:
             ValueError: If the data are split already, have no times or no times of
-                this kind, or a period or the training part holds nothing of use.
+                this kind, an interaction is of no user or item of the data, or a period
+                or the training part holds nothing of use.
         """
         if 'val_item' in data['user'] or 'test_item' in data['user']:
             raise ValueError(
@@ -100,8 +101,8 @@ class HoldOutByDate(BaseTransform):
             )
         store = data[INTERACTS]
         self._check_times(data)
+        edge_index = interaction_edges(data)
         num_users = int(data['user'].num_nodes)
-        edge_index = edge_tensor(store.edge_index)
         order = store.time.argsort(stable=True)
         order = order[edge_index[0, order].argsort(stable=True)]
         user, item = edge_index[:, order]

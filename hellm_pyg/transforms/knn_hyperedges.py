@@ -123,13 +123,19 @@ class KNNHyperedges(BaseTransform):
         """Adds the hyperedges.
 
         Raises:
-            ValueError: If a modality is absent, holds NaN or Inf in a row that is not
-                missing as a whole, or has no more than ``k`` present rows.
+            ValueError: If a modality is absent, has not a row an item, holds NaN or
+                Inf in a row that is not missing as a whole, or has no more than ``k``
+                present rows.
             ImportError: If faiss is not installed.
         """
-        num_items = int(data['item'].num_nodes)
         for name in self._names(data):
             x = data['item'][f'x_{name}'].detach()
+            num_items = data['item'].num_nodes
+            if x.dim() != 2 or x.size(0) != num_items:
+                raise ValueError(
+                    f"'x_{name}' needs a row for each of the 'num_nodes' of the items, "
+                    f'[{num_items}, F] (got {list(x.shape)})'
+                )
             present = _present_rows(name, x)
             item, edge = self._search(name, x, present)
             if self.direction == 'col':

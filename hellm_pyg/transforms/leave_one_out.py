@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from hellm_pyg.data.split import INTERACTS, edge_tensor
+from hellm_pyg.data.split import INTERACTS, interaction_edges
 
 
 @functional_transform('leave_one_out')
@@ -31,7 +31,8 @@ class LeaveOneOut(BaseTransform):
         """Splits the data.
 
         Raises:
-            ValueError: If the data are split already.
+            ValueError: If the data are split already, or an interaction is of no user
+                or item of the data.
         """
         if 'val_item' in data['user'] or 'test_item' in data['user']:
             raise ValueError(
@@ -39,8 +40,8 @@ class LeaveOneOut(BaseTransform):
                 "apply 'LeaveOneOut' once"
             )
         store = data[INTERACTS]
+        edge_index = interaction_edges(data)
         num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
-        edge_index = edge_tensor(store.edge_index)
         order = _chronological(edge_index[0], store.get('time'))
         user, item = edge_index[:, order]
         count = torch.bincount(user, minlength=num_users)

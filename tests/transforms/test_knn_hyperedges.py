@@ -206,3 +206,12 @@ def test_composition():
     (piped,) = DatasetAdapter([rec_data()]).knn_hyperedges(k=3)
     assert piped[edge_type].edge_index.equal(out[edge_type].edge_index)
     assert str(KNNHyperedges(k=3)) == 'KNNHyperedges(k=3)'
+
+
+@pytest.mark.parametrize('shape', [(80, 8), (30, 8), (40,)])
+def test_rows_of_other_items_are_refused(shape):
+    data = item_data(text=torch.randn(40, 8))
+    data['item'].num_nodes = 40
+    data['item'].x_text = torch.randn(shape)
+    with pytest.raises(ValueError, match=r"'x_text' needs a row for each .*\[40, F\]"):
+        KNNHyperedges(k=3)(data)

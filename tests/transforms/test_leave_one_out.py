@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
 from torch_geometric.data.datapipes import DatasetAdapter
 
-from hellm_pyg.transforms import LeaveOneOut, UserItemGraph
+from hellm_pyg.data.split import INTERACTS
+from hellm_pyg.transforms import HoldOutByDate, LeaveOneOut, UserItemGraph
 from tests.builders import data_from_histories, rec_data
 
 EDGE = ('user', 'interacts', 'item')
@@ -111,3 +112,22 @@ def test_names():
     (out,) = pipe
     expected = UserItemGraph()(LeaveOneOut()(rec_data()))
     assert torch.equal(out.ui_adj.to_dense(), expected.ui_adj.to_dense())
+
+
+@pytest.mark.parametrize('transform', [LeaveOneOut(), HoldOutByDate(101, 102)])
+@pytest.mark.parametrize(('kind', 'row'), [('user', 0), ('item', 1)])
+@pytest.mark.parametrize('wrong', [-1, 4])
+def test_ids_of_nobody_are_refused(transform, kind, row, wrong):
+    data = data_from_histories([[0, 1, 2, 3]] * 4, 4)
+    edge_index = data[INTERACTS].edge_index.as_tensor().clone()
+    edge_index[row, 0] = wrong
+    data[INTERACTS].edge_index = edge_index
+    with pytest.raises(ValueError, match=rf"'data' needs {kind}s .* in \[0, 4\)"):
+        transform(data)
+
+
+def test_numbers_of_nodes_are_needed():
+    data = data_from_histories([[0, 1, 2, 3]], 4)
+    del data['user'].num_nodes
+    with pytest.raises(ValueError, match=r"set data\['user'\].num_nodes"):
+        LeaveOneOut()(data)

@@ -91,7 +91,17 @@ class SecondOrderAggregation(Aggregation):
             )
         if ptr is not None:
             perm, size = None, ptr.diff()
+            if ptr[:1].tolist() + ptr[-1:].tolist() != [0, x.size(0)]:
+                raise ValueError(
+                    f"'ptr' needs to lead from 0 to the number of elements, "
+                    f'{x.size(0)} (got {ptr})'
+                )
         else:
+            if index.shape != x.shape[:1] or (index < 0).any():
+                raise ValueError(
+                    f"'index' needs a set, from 0, of each of {x.size(0)} elements "
+                    f'(got {index})'
+                )
             perm = index.argsort(stable=True)
             size = torch.bincount(index, minlength=dim_size or 0)
             if dim_size is not None and size.numel() > dim_size:

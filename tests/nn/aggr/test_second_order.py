@@ -137,3 +137,15 @@ def test_refuses_bad_input() -> None:
         aggr(torch.randn(2, 3), torch.tensor([0, 5]), dim_size=3)
     with pytest.raises(ValueError, match='two-dimensional'):
         aggr(torch.randn(2, 2, 3))
+
+
+@pytest.mark.parametrize('ptr', [[0, 2, 4], [1, 2, 6], [0, 2, 9], []])
+def test_refuses_pointers_that_leave_elements_out(ptr: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"'ptr' needs to lead from 0 to .* 6 \(got"):
+        SecondOrderAggregation(4)(torch.randn(6, 4), ptr=torch.tensor(ptr).long())
+
+
+@pytest.mark.parametrize('index', [[0, 0, 1, 1], [-1, 0, 0, 0, 1, 1]])
+def test_refuses_an_index_of_other_elements(index: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"'index' needs a set, from 0, .* 6 elements"):
+        SecondOrderAggregation(4)(torch.randn(6, 4), torch.tensor(index))
