@@ -131,17 +131,15 @@ def check_prefix(
         )
 
 
-@torch.no_grad()
 def _rotates_by_halves(base: Any) -> bool:
     """Whether a backbone rotates keys as :mod:`hellm_pyg.llm.prefix_slots` does."""
     apply = getattr(inspect.getmodule(type(base)), 'apply_rotary_pos_emb', None)
     attention = [layer.self_attn for layer in getattr(base, 'layers', ())]
     if apply is None or not all(getattr(a, 'use_rope', True) for a in attention):
         return False
-    position = torch.arange(3, device=base.device)[None]
-    try:
-        x = torch.randn(1, 1, 3, attention[0].head_dim, device=base.device)
-        cos, sin = base.rotary_emb(x, position)
+    try:  # on the CPU, wherever the backbone lies
+        x = torch.linspace(-1, 1, 3 * attention[0].head_dim).view(1, 1, 3, -1)
+        cos, sin = type(base.rotary_emb)(base.config)(x, torch.arange(3)[None])
         _, key = apply(x, x, cos, sin)
         own = rotate(x[0].transpose(0, 1), (cos[0], sin[0])).transpose(0, 1)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from torch import Tensor
 from transformers import (
     AutoModel,
     CLIPConfig,
     CohereConfig,
+    GlmConfig,
     LlamaForCausalLM,
     MiniMaxConfig,
     PretrainedConfig,
@@ -87,17 +87,14 @@ def test_tokens_out_of_the_vocabulary_are_refused(ids: tuple[int, ...]) -> None:
         LLMRecommender(tiny_llm(), Prompt(ids), tables(), scope='causal')
 
 
-def test_another_rotation_is_refused() -> None:
-    llm = build(CohereConfig)
+@pytest.mark.parametrize('cls', [CohereConfig, GlmConfig])
+def test_another_rotation_is_refused(cls: type[PretrainedConfig]) -> None:
+    llm = build(cls, head_dim=4, pad_token_id=0)
     recommender(llm=llm, prefix={'rotary': False}, lora=None)
-    with pytest.raises(ValueError, match=r"'rotary' .* \(got CohereModel\)"):
+    with pytest.raises(ValueError, match=rf"'rotary' .* \(got {type(llm).__name__}\)"):
         recommender(llm=llm, prefix={'rotary': True}, lora=None)
-    partial = tiny_llm()
-    original = partial.rotary_emb.forward
 
-    def half(x: Tensor, position: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part[..., : part.size(-1) // 2] for part in original(x, position))
 
-    partial.rotary_emb.forward = half
-    with pytest.raises(ValueError, match=r"'rotary' .* \(got LlamaModel\)"):
-        recommender(llm=partial, prefix={'rotary': True}, lora=None)
+def test_the_rotation_is_known_wherever_the_backbone_lies() -> None:
+    model = recommender(llm=tiny_llm().to('meta'), prefix={'rotary': True}, lora=None)
+    assert model.backbone.device.type == 'meta'
