@@ -57,6 +57,7 @@ def recommend(
     histories: Sequence[Sequence[Any]] | None = None,
     k: int = 10,
     exclude_seen: bool = True,
+    candidates: Sequence[Any] | None = None,
     **options: Any,
 ) -> list[Recommendation]:
     """Recommends items to known users and to new ones.
@@ -76,6 +77,8 @@ def recommend(
         histories: Original item ids of new users, oldest first.
         k: Number of items for each user.
         exclude_seen: Whether items of the history are left out.
+        candidates: Original ids of the items that may be recommended, such as those
+            in stock; :obj:`None` for all. The histories may hold others.
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``,
             see :func:`~hellm_pyg.evaluation.rank`.
 
@@ -84,9 +87,10 @@ def recommend(
 
     Raises:
         UnknownIdError: If a user or an item is unknown.
-        ValueError: If a history is empty, ``k`` is below 1, or the model gives scores
-            that are not finite.
+        ValueError: If a history is empty, there are no candidates, ``k`` is below 1,
+            or the model gives scores that are not finite.
     """
+    options['candidates'] = _candidates(ids, candidates)
     if users is None:
         known = torch.arange(ids.num_users if histories is None else 0)
     else:
@@ -104,13 +108,14 @@ def export_top_n(
     path: str | Path,
     k: int = 10,
     exclude_seen: bool = True,
+    candidates: Sequence[Any] | None = None,
     batch_size: int = 512,
     **options: Any,
 ) -> int:
     """Streams the recommendations of all users into a file.
 
     The file appears when it is complete; no more than ``batch_size`` users are
-    held at a time. Users with fewer than ``k`` unseen items get a shorter list, as
+    held at a time. Users with fewer than ``k`` items left get a shorter list, as
     of :func:`recommend`.
 
     Args:
@@ -121,6 +126,7 @@ def export_top_n(
             :class:`Recommendation` but ``history``.
         k: Number of items for each user.
         exclude_seen: Whether items of the history are left out.
+        candidates: As of :func:`recommend`.
         batch_size: Users scored at once.
         options: As of :func:`recommend`, and ``progress``.
 
@@ -132,7 +138,7 @@ def export_top_n(
             scores that are not finite.
     """
     path, count = _checked(path), 0
-    options['batch_size'] = batch_size
+    options |= {'batch_size': batch_size, 'candidates': _candidates(ids, candidates)}
     with _writer(path, ids, KNOWN) as write:
         for lines in _ranked(model, data, ids, [None], k, exclude_seen, options):
             write(lines)
@@ -149,6 +155,10 @@ def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> 
     columns = Recommendation._fields if new else KNOWN
     with _writer(_checked(path), ids, columns) as write:
         write(rows)
+
+
+def _candidates(ids: IdMap, candidates: Sequence[Any] | None) -> Tensor | None:
+    return None if candidates is None else ids.item_index(candidates)
 
 
 def _new_users(ids: IdMap, histories: Sequence[Sequence[Any]]) -> SequenceBatch:

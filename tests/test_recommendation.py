@@ -222,6 +222,22 @@ def test_few_unseen_items_make_a_short_list(
     assert 'have fewer than 11 items to rank' in caplog.records[-1].getMessage()
 
 
+def test_candidates(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
+    some, model = ids.items[3:20:2], LastItem()
+    histories = [ids.items[:4]]
+    rows = recommend(model, data, ids, ids.users, histories, k=40, candidates=some)
+    every = recommend(model, data, ids, ids.users, histories, k=40)
+    assert [(row.user, row.item, row.score) for row in rows] == [
+        (row.user, row.item, row.score) for row in every if row.item in some
+    ]
+    path = tmp_path / 'top.jsonl'
+    export_top_n(model, data, ids, path, k=3, candidates=some)
+    expected = recommend(model, data, ids, k=3, candidates=some)
+    assert read(path) == [known(row) for row in expected]
+    with pytest.raises(UnknownIdError, match='ghost'):
+        recommend(model, data, ids, k=3, candidates=[some[0], 'ghost'])
+
+
 def known(row: Recommendation) -> dict[str, Any]:
     values = row._asdict()
     assert values.pop('history') is None

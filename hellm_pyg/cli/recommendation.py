@@ -12,6 +12,7 @@ import typer
 from hellm_pyg.cli.arguments import Overrides, RunFolder
 
 if TYPE_CHECKING:
+    from hellm_pyg.datasets import IdMap
     from hellm_pyg.recommendation import Recommendation
 
 
@@ -39,6 +40,12 @@ def recommend(
     include_seen: Annotated[
         bool, typer.Option('--include-seen', help='Recommend known items, too.')
     ] = False,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            help='Text file of the item ids that may be recommended, one a line.'
+        ),
+    ] = None,
 ) -> None:
     """Recommend items to known users, to new ones, or to all.
 
@@ -47,6 +54,7 @@ def recommend(
     hellm recommend runs/beauty/hellm --history '17 4711 8'
     hellm recommend runs/shop/hellm --history '"red shoe" hat-7'
     hellm recommend runs/beauty/hellm --all --out top.parquet
+    hellm recommend runs/shop/hellm --user C-1042 --candidates in_stock.txt
     """
     from hellm_pyg import recommendation
     from hellm_pyg.experiment import load_run
@@ -70,6 +78,8 @@ def recommend(
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
     common['max_len'] = loaded.config.train.max_len
     common['batch_size'] = loaded.config.eval.batch_size
+    if candidates is not None:
+        common['candidates'] = _candidates(candidates, ids)
     if everyone and out is not None:
         common['progress'] = True
         count = recommendation.export_top_n(model, data, ids, out, **common)
@@ -85,6 +95,28 @@ def recommend(
         names: list[tuple[Any, int | None]] = [(name, None) for name in known]
         names += [(None, number) for number in range(1, len(histories) + 1)]
         _print_lists(names, rows)
+
+
+def _candidates(path: Path, ids: IdMap) -> list[Any]:
+    """The items of a file that the model knows; a message tells of others."""
+    try:
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"'--candidates' needs a readable text file in UTF-8 (got '{path}': "
+            f'{error})'
+        ) from error
+    named = [line.strip() for line in lines if line.strip()]
+    known = ids.known_items(named)
+    if not known:
+        raise ValueError(
+            f"'--candidates' needs at least one item id that the model knows, one a "
+            f"line (got {named[:5]} in '{path}')"
+        )
+    if len(known) < len(named):
+        others = len(named) - len(known)
+        typer.echo(f'{path}: {others:,} of {len(named):,} items are unknown', err=True)
+    return known
 
 
 def split_ids(line: str) -> list[str]:

@@ -215,7 +215,8 @@ def rank(
         exclude_seen: Leave out the items of the user's history (all of it, also what
             lies beyond ``max_len``).
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``, as
-            of :func:`evaluate`, and ``allow_fewer``, as of :func:`iter_rank`.
+            of :func:`evaluate`, and ``allow_fewer`` and ``candidates``, as of
+            :func:`iter_rank`.
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`, or with
@@ -245,6 +246,7 @@ def iter_rank(
     max_len: int | None = None,
     batch_tokens: int | None = None,
     precision: Precision = 'fp32',
+    candidates: Tensor | Sequence[int] | None = None,
     allow_fewer: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -261,6 +263,8 @@ def iter_rank(
             :obj:`None` for the model's own ``max_len``, or 50 if it has none.
         batch_tokens: Bound on users times longest history instead of ``batch_size``.
         precision: ``'bf16'`` runs the model under autocast.
+        candidates: Items that may be in a list, such as those in stock, in any order;
+            :obj:`None` for all.
         allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
             in items -1 of score :math:`-\infty`, and ``k`` may be above the number
             of items :math:`I`; otherwise that is an error.
@@ -270,6 +274,7 @@ def iter_rank(
         Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
     """
     num_items = int(data['item'].num_nodes)
+    left_out = None if candidates is None else ~_mask(candidates, num_items)
     if allow_fewer:
         k = min(k, num_items)
     if not 1 <= k <= num_items:
@@ -311,8 +316,30 @@ def iter_rank(
                     "'scores' needs to be finite (got NaN or infinite scores): the "
                     'model has diverged'
                 )
+            if left_out is not None:
+                scores = scores.masked_fill(left_out.to(device), float('-inf'))
             item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
+
+
+def _mask(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:
+    """Which items are candidates, bool of shape [I]."""
+    item = torch.as_tensor(candidates)
+    if item.numel() == 0:
+        raise ValueError("'candidates' needs at least one item (got none)")
+    if item.is_floating_point() or item.dtype == torch.bool or item.dim() != 1:
+        raise ValueError(
+            f"'candidates' needs to be a vector of item indices (got {item.dtype} of "
+            f'shape {list(item.shape)})'
+        )
+    low, high = int(item.min()), int(item.max())
+    if low < 0 or high >= num_items:
+        raise ValueError(
+            f"'candidates' needs items from 0 to {num_items - 1} (got {low} to {high})"
+        )
+    mask = torch.zeros(num_items, dtype=torch.bool)
+    mask[item.cpu()] = True
+    return mask
 
 
 def _parts(batch: SequenceBatch, size: int) -> Iterator[SequenceBatch]:

@@ -97,7 +97,8 @@ def best(
     """Top items outside the masked pairs; ``scores`` is left untouched.
 
     Args:
-        scores: Finite scores, float of shape :math:`[B, I]`.
+        scores: Scores, float of shape :math:`[B, I]`, infinite where an item is left
+            out for all.
         row: Rows of the pairs that are left out.
         col: Their items.
         k: Number of items.
@@ -117,8 +118,8 @@ def best(
         worst = int(left.argmin())
         raise ValueError(
             f"'k' needs to be at most the number of items that are left (got {k}, but "
-            f'user {int(user[worst])} has {int(left[worst])} unseen items): lower it '
-            f'or rank seen items, too'
+            f'user {int(user[worst])} has {int(left[worst])} items left): lower it, or '
+            f'rank seen or more items, too'
         )
     item, score = top_k(scores, k)
     return item.where(score.isfinite(), -1), score

@@ -31,6 +31,25 @@ def test_recommend_in_original_ids(shop: Path) -> None:
     assert not {'p001', 'p004'} & {item for _, item, _ in rows[4:]}
 
 
+def test_recommend_of_what_is_in_stock(shop: Path, tmp_path: Path) -> None:
+    stock, out = tmp_path / 'stock.txt', tmp_path / 'top.jsonl'
+    stock.write_text('\ufeffp001\n\n p002 \np003\nnew-1\n', encoding='utf-8')
+    done = hellm(
+        'recommend', shop / 'graph', '--all', '-k', 3, '--include-seen',
+        '--candidates', stock, '--out', out,
+    )  # fmt: skip
+    assert '1 of 4 items are unknown' in done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 3 * NUM_USERS
+    assert {row['item'] for row in rows} == {'p001', 'p002', 'p003'}
+    stock.write_text('new-1\n')
+    command = ['recommend', shop / 'graph', '-u', 'u03', '--candidates']
+    assert "(got ['new-1'] in" in error(*command, stock)
+    assert "'--candidates' needs a readable" in error(*command, tmp_path / 'none')
+    stock.write_bytes(b'\xff\xfe\x00')
+    assert "'--candidates' needs a readable" in error(*command, stock)
+
+
 def test_titles_are_printed_as_they_are(tmp_path: Path) -> None:
     overrides = [*write_shop(tmp_path), 'model.name=Popularity']
     catalogue = tmp_path / 'items.csv'

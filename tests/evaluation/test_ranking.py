@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -402,6 +404,50 @@ def test_short_lists_end_in_no_item(data: HeteroData) -> None:
     assert 0 < int((item[:, -1] < 0).sum()) < 50
 
 
+@pytest.mark.parametrize('exclude_seen', [True, False])
+def test_candidates_alone_are_ranked(data: HeteroData, exclude_seen: bool) -> None:
+    table = torch.rand(50, 30, generator=torch.Generator().manual_seed(3))
+    known, chosen = everything(data), [17, 3, 22, 3, 9, 0, 28]
+    item, score = rank(
+        Table(table), data, range(50), 5, exclude_seen,
+        candidates=chosen, allow_fewer=True, batch_size=16,
+    )  # fmt: skip
+    for user in range(50):
+        seen = known[user] if exclude_seen else set()
+        left = sorted(set(chosen) - set(seen), key=lambda i: -float(table[user, i]))
+        assert [i for i in item[user].tolist() if i >= 0] == left[:5]
+        assert torch.equal(score[user][item[user] >= 0], table[user, left[:5]])
+    every = torch.randperm(30)
+    for one, other in zip(
+        rank(Table(table), data, range(50), 2, candidates=every),
+        rank(Table(table), data, range(50), 2),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ('candidates', 'said'),
+    [
+        ([], 'at least one item'),
+        ([3, 30], r'from 0 to 29 \(got 3 to 30\)'),
+        ([-1, 3], r'from 0 to 29 \(got -1 to 3\)'),
+        ([0.5], 'item indices'),
+        (torch.ones(30, dtype=torch.bool), 'item indices'),
+        ([[1, 2]], 'item indices'),
+    ],
+)
+def test_candidates_are_checked(data: HeteroData, candidates: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=f"'candidates' .*{said}"):
+        rank(Table(torch.rand(50, 30)), data, [0], 1, candidates=candidates)
+
+
+def test_too_few_candidates(data: HeteroData) -> None:
+    model = Table(torch.rand(50, 30))
+    with pytest.raises(ValueError, match='got 3, but user 7 has 2 items left'):
+        rank(model, data, [7], 3, exclude_seen=False, candidates=[4, 5])
+
+
 def test_rank_refuses(data: HeteroData) -> None:
     model = Table(torch.rand(50, 30))
     for k in (0, 31):
@@ -411,7 +457,7 @@ def test_rank_refuses(data: HeteroData) -> None:
     left = 30 - len(everything(data)[longest])
     rank(model, data, [longest], left)
     with pytest.raises(
-        ValueError, match=f'got {left + 1}, but user {longest} has {left} unseen'
+        ValueError, match=f'got {left + 1}, but user {longest} has {left} items left'
     ):
         rank(model, data, range(50), left + 1)
     rank(model, data, [longest], 30, exclude_seen=False)
