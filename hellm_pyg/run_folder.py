@@ -7,11 +7,13 @@ import inspect
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from torch_geometric.data import HeteroData
 
 from hellm_pyg import checkpoint
@@ -28,6 +30,7 @@ from hellm_pyg.held_out import check_held_out
 
 CONFIG, IDS, METRICS = 'config.yaml', 'ids.json', 'metrics.json'
 WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
+LOCK = '.lock'
 STATES = ('state', '.state.old')  # the second one while the first is swapped
 # Of the data, what a member that reads features shares with its ensemble.
 KNN_KEYS = ('knn', 'knn_direction', 'knn_index')
@@ -37,32 +40,56 @@ FILES = ('data.root', 'data.interactions', 'data.items', 'data.features.')
 logger = logging.getLogger(__name__)
 
 
-def claim(run_dir: Path, config: Config, main: bool) -> None:
-    """Writes the configuration into a run folder, or checks that it is the same.
+@contextmanager
+def claim(run_dir: Path, config: Config, main: bool) -> Iterator[None]:
+    """Holds a run folder, which is of this configuration, against other processes.
 
     A folder without any state, of a run that failed at once, is there to be used.
 
     Args:
         run_dir: The folder.
-        config: The configuration.
-        main: Whether to write; of several processes the main one does.
+        config: The configuration, which is written into a new folder.
+        main: Whether to hold and write; of several processes the main one does.
 
     Raises:
-        ValueError: If the folder holds a run of another configuration.
+        ValueError: If the folder holds a run of another configuration, or another
+            process trains in it.
+    """
+    if not main:
+        check_config(run_dir, config)
+        yield
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:  # the system frees it when the process ends, however it does
+        lock = FileLock(run_dir / LOCK, timeout=0).acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"'{run_dir}' is being trained in by another process: wait until it ends, "
+            f'or choose another folder'
+        ) from error
+    with lock:
+        if not check_config(run_dir, config):
+            save_config(config, run_dir / CONFIG)
+        yield
+
+
+def check_config(run_dir: Path, config: Config) -> bool:
+    """Whether a folder holds a run, which is to be of this configuration.
+
+    Raises:
+        ValueError: If it is of another one.
     """
     path = run_dir / CONFIG
     begun = any((run_dir / name).exists() for name in (*STATES, METRICS))
     if not (path.is_file() and begun):
-        if main:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            save_config(config, path)
-        return
+        return False
     for key, (old, new) in differing(load_run_config(path), config).items():
         if key not in ('train.save_minutes', 'data.root'):
             raise ValueError(
                 f"'{run_dir}' holds a run of another configuration: '{key}' is "
                 f'{old!r} there (got {new!r}); choose another folder or remove this one'
             )
+    return True
 
 
 def differing(former: Config, config: Config) -> dict[str, tuple[Any, Any]]:

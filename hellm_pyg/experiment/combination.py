@@ -22,6 +22,7 @@ from hellm_pyg.run_folder import (
     IDS,
     METRICS,
     changed_members,
+    check_config,
     check_members,
     claim,
     copies,
@@ -53,7 +54,8 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: If a member cannot be loaded or is of other data, a score is not
-            finite, or the folder holds a run of another configuration.
+            finite, the folder holds a run of another configuration, or another
+            process writes to it.
     """
     check_phase('ensemble', 'ensemble', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
@@ -67,7 +69,7 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
     folders, finished = config.ensemble.members, (run_dir / METRICS).is_file()
     config = with_graph_of(copies(run_dir, config) if finished else folders, config)
     if finished:
-        claim(run_dir, config, main=False)
+        check_config(run_dir, config)
         logger.info('%s: finished before, nothing is done', run_dir)
         for name in changed_members(folders, run_dir):
             logger.warning(
@@ -81,20 +83,19 @@ def ensemble(config: Config, run_dir: str | Path) -> dict[str, float]:
     members = load_members(folders, config, data, ids)
     check_members(folders, data)
     found: dict[str, Any] = {'metrics': {}}
-    if config.train.refit is None:
-        claim(run_dir, config, accelerator.is_main_process)
-        found = _choose_weights(config, members, data, accelerator)
-    else:
+    if config.train.refit is not None:
         former = former_run(config, data, ids)
         found['weights'] = chosen_weights(former, folders)
         found['refit'] = validation(former)
-        claim(run_dir, config, accelerator.is_main_process)
-    if accelerator.is_main_process:
-        copy_members(folders, run_dir)
-        ids.save(run_dir / IDS)
-        found = _summary(config, found, members, data, accelerator)
-        checkpoint.save_json(run_dir / METRICS, found)
-    accelerator.wait_for_everyone()
+    with claim(run_dir, config, accelerator.is_main_process):
+        if config.train.refit is None:
+            found = _choose_weights(config, members, data, accelerator)
+        if accelerator.is_main_process:
+            copy_members(folders, run_dir)
+            ids.save(run_dir / IDS)
+            found = _summary(config, found, members, data, accelerator)
+            checkpoint.save_json(run_dir / METRICS, found)
+        accelerator.wait_for_everyone()
     return dict(found['metrics'])
 
 

@@ -48,14 +48,14 @@ def pretrain(config: Config, run_dir: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: If the configuration cannot be run, or the folder holds a run
-            of another one.
+            of another one, or another process trains in it.
     """
     check_phase('pretrain', 'model', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
     accelerator, data, ids = prepare(config)
     model: Any = build_model(config, data)
-    claim(run_dir, config, accelerator.is_main_process)
-    return _train(config, run_dir, model, data, ids, accelerator)
+    with claim(run_dir, config, accelerator.is_main_process):
+        return _train(config, run_dir, model, data, ids, accelerator)
 
 
 def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
@@ -74,14 +74,15 @@ def finetune(config: Config, run_dir: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: If the configuration cannot be run, a table is of other data,
-            or the folder holds a run of another configuration.
+            the folder holds a run of another configuration, or another process
+            trains in it.
     """
     check_phase('finetune', 'llm', config)
     run_dir, config = Path(run_dir), resolve_paths(config)
     accelerator, data, ids = prepare(config)
     model = build_llm(config, data, ids)
-    claim(run_dir, config, accelerator.is_main_process)
-    return _train(config, run_dir, model, data, ids, accelerator)
+    with claim(run_dir, config, accelerator.is_main_process):
+        return _train(config, run_dir, model, data, ids, accelerator)
 
 
 def _train(

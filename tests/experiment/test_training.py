@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,35 @@ def test_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
     other = shop_config(tmp_path, 'sasrec', *SMALL, 'model.dropout=0.1')
     with pytest.raises(ValueError, match=r"'model.dropout' is 0.5 there \(got 0.1\)"):
         experiment.pretrain(other, tmp_path / 'run')
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from hellm_pyg.config import load_config
+from hellm_pyg.run_folder import claim
+
+run = Path(sys.argv[1])
+with claim(run, load_config(run / 'config.yaml'), main=True):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / 'run'
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    found = experiment.pretrain(config, run)
+    command, pipe = [sys.executable, '-c', HOLDER, str(run)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == 'held\n'
+            with pytest.raises(ValueError, match=r'trained in by another process'):
+                experiment.pretrain(config, run)
+        finally:
+            other.kill()  # which frees the folder
+    assert experiment.pretrain(config, run) == found
 
 
 def test_phases_are_told_apart(tmp_path: Path) -> None:
