@@ -2,6 +2,7 @@
 
     python examples/serve.py --model runs/shop/hellm --port 8000
     curl localhost:8000 -d '{"history": ["p1", "p7"], "k": 5}'
+    curl localhost:8000 -d '{"history": ["p1"], "candidates": ["p3", "p4", "p9"]}'
     curl localhost:8000     # is it up, and how large is the catalogue?
     python examples/serve.py --model runs/shop/hellm --measure 200 --clients 4
     python examples/serve.py data.root=/new/cache --model runs/shop/hellm
@@ -10,9 +11,10 @@
 or of ``save_pretrained``; without it a tiny random LLaMA is trained on synthetic data
 first. The catalogue is encoded once. As in ``hellm recommend``, the last
 ``train.max_len`` items of a history are read; items that the model has never seen are
-left out, and listed as ``unknown``. Requests that wait while another is computed join
-in one forward pass. Mind that this is an example: there is no access control, and it
-listens to this machine alone.
+left out, and listed as ``unknown``. Where ``candidates`` are given, such as what is in
+stock, they alone are ranked. Requests that wait while another is computed join in one
+forward pass. Mind that this is an example: there is no access control, and it listens
+to this machine alone.
 """
 
 import argparse
@@ -113,11 +115,14 @@ model.to(device)
 with inference(model):
     encoded = model.encode(None if data is None else data.to(device))
 Answer = Future[tuple[list[int], list[float]]]  # items and their scores
-waiting: queue.Queue[tuple[Tensor, int, Answer]] = queue.Queue()  # history, k, answer
+# History, candidates (None for all items), k, answer.
+waiting: queue.Queue[tuple[Tensor, Tensor | None, int, Answer]] = queue.Queue()
 sizes: deque[int] = deque(maxlen=100_000)  # of the last forward passes
 
 
-def rank(histories: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
+def rank(
+    histories: Sequence[Tensor], candidates: Sequence[Tensor | None], k: int
+) -> tuple[Tensor, Tensor]:
     """The best items of new users, who are their histories, and the scores."""
     read = [history[-max_len:] for history in histories]
     length = torch.tensor([items.numel() for items in read])
@@ -128,8 +133,11 @@ def rank(histories: Sequence[Tensor], k: int) -> tuple[Tensor, Tensor]:
     scores = scores.float().cpu()
     if not scores.isfinite().all():
         raise ValueError('the scores are not finite: the model has diverged')
-    for score, seen in zip(scores, histories, strict=True):
+    for score, seen, some in zip(scores, histories, candidates, strict=True):
         score[seen] = -torch.inf
+        if some is not None:
+            left = score[some]
+            score.fill_(-torch.inf)[some] = left
     return top_k(scores, k)
 
 
@@ -139,11 +147,11 @@ def work() -> None:
         jobs = [waiting.get()]
         while len(jobs) < args.batch_size and not waiting.empty():
             jobs.append(waiting.get())
-        histories, ks, futures = zip(*jobs, strict=True)
+        histories, candidates, ks, futures = zip(*jobs, strict=True)
         sizes.append(len(jobs))
         try:
             for k, future, item, score in zip(
-                ks, futures, *rank(histories, max(ks)), strict=True
+                ks, futures, *rank(histories, candidates, max(ks)), strict=True
             ):
                 future.set_result((item[:k].tolist(), score[:k].tolist()))
         except Exception as error:  # the server goes on, and says so
@@ -152,21 +160,33 @@ def work() -> None:
                     future.set_exception(RuntimeError(str(error)))
 
 
+def known(request: dict[str, Any], key: str) -> tuple[list[Any], list[Any]]:
+    """The items of a list in a request that the model knows, and the others."""
+    if not isinstance(request[key], list):
+        raise ValueError(f"'{key}' needs to be a list of item ids")
+    found = ids.known_items(request[key])
+    unknown = [item for item in request[key] if not ids.known_items([item])]
+    if not found:
+        raise ValueError(
+            f"'{key}' needs at least one item id that is known (got {unknown[:5]})"
+        )
+    return found, unknown
+
+
 def answer(request: Any) -> dict[str, Any]:
     """The response to a request; a ValueError says what is wrong with it."""
-    if not isinstance(request, dict) or not isinstance(request.get('history'), list):
+    if not isinstance(request, dict) or 'history' not in request:
         raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
     k = request.get('k', 10)
     if type(k) is not int or not 1 <= k <= ids.num_items:
         raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
-    history = ids.known_items(request['history'])
-    unknown = [item for item in request['history'] if not ids.known_items([item])]
-    if not history:
-        raise ValueError(
-            f"'history' needs at least one item id that is known (got {unknown[:5]})"
-        )
+    history, unknown = known(request, 'history')
+    candidates = None
+    if 'candidates' in request:
+        some, others = known(request, 'candidates')
+        candidates, unknown = ids.item_index(some), unknown + others
     future: Answer = Future()
-    waiting.put((ids.item_index(history), k, future))
+    waiting.put((ids.item_index(history), candidates, k, future))
     found = zip(*future.result(), strict=True)
     items = [
         {

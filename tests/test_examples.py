@@ -151,7 +151,10 @@ def test_serve_says_what_is_wrong(server):
         ),
         ({'history': [item], 'k': 0}, r"'k' needs to be from 1 to 120 \(got 0\)"),
         ({'history': []}, "'history' needs at least one item"),
-        ({'history': item}, 'needs the form'),
+        ({'history': item}, "'history' needs to be a list"),
+        ({'history': [item], 'candidates': []}, "'candidates' needs at least one"),
+        ({'history': [item], 'candidates': item}, "'candidates' needs to be a list"),
+        ({'items': [item]}, 'needs the form'),
         ([item], 'needs the form'),
         (b'{"history": [', 'Expecting value'),
     ]:
@@ -173,6 +176,17 @@ def test_serve_leaves_out_what_it_does_not_know(server):
     assert answer['unknown'] == ['new', None]
     expected = _post(url, {'history': known})[1]['items']
     assert [row['item'] for row in answer['items']] == [row['item'] for row in expected]
+
+
+def test_serve_ranks_candidates_alone(server):
+    url, model = server
+    history, some = model.ids.item_id([3, 5]), model.ids.item_id([40, 5, 7, 99])
+    every = _post(url, {'history': history, 'k': 118})[1]['items']
+    request = {'history': history, 'candidates': [*some, 'new']}
+    status, answer = _post(url, request)
+    assert (status, answer['unknown']) == (200, ['new'])
+    assert answer['items'] == [row for row in every if row['item'] in some]
+    assert len(answer['items']) == 3
 
 
 def test_serve_reads_as_many_items_as_the_model_is_to(server):
