@@ -178,6 +178,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         head=llm.head,
         train_embeddings=llm.train_tables,
         head_channels=llm.head_channels,
+        head_dropout=llm.head_dropout,
         lora=llm.lora,
         max_len=config.train.max_len,
         dropout=llm.dropout,

@@ -99,6 +99,7 @@ class LLMConfig:
         dropout: Dropout on the item tokens.
         head: ``'linear'``, ``'tied'`` or ``'frozen_random'``.
         head_channels: Width of a tied head's adapter; :obj:`None` for none.
+        head_dropout: Dropout on the states that the head reads.
         lora: Arguments of ``peft.LoraConfig``, an adapter of frozen weights;
             :obj:`None` for no adapter.
         load_in_4bit: Quantise the backbone (needs bitsandbytes and CUDA).
@@ -123,6 +124,7 @@ class LLMConfig:
     dropout: float = 0.0
     head: Literal['linear', 'tied', 'frozen_random'] = 'linear'
     head_channels: int | None = None
+    head_dropout: float = 0.0
     lora: dict[str, Any] | None = field(
         default_factory=lambda: {
             'r': 16,

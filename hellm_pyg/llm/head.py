@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hellm_pyg.llm.projector import FusedProjector
@@ -40,13 +41,15 @@ class ItemHead(nn.Module):
         adapter_channels (int, optional): Width :math:`k` of a trained MLP on the
             items' embeddings; :obj:`None` takes them as they are (``'tied'``
             only). (default: :obj:`None`)
+        dropout (float): Dropout on the read-out states. (default: :obj:`0.0`)
 
     Shapes:
         - **input:** states :math:`(N, H)`, item embeddings :math:`(I, S)`
         - **output:** scores :math:`(N, I)` in fp32
 
     Raises:
-        ValueError: If ``kind`` is unknown or lacks its width.
+        ValueError: If ``kind`` is unknown or lacks its width, or ``dropout`` lies
+            outside :math:`[0, 1)`.
     """
 
     weight: Tensor
@@ -58,6 +61,7 @@ class ItemHead(nn.Module):
         num_items: int,
         state_channels: int | None = None,
         adapter_channels: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in ('linear', 'frozen_random', 'tied'):
@@ -76,7 +80,10 @@ class ItemHead(nn.Module):
             raise ValueError(
                 f"'adapter_channels' needs to be positive (got {adapter_channels})"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"'dropout' needs to lie in [0, 1) (got {dropout})")
         self.adapter_channels = adapter_channels
+        self.dropout = dropout
         self.query: nn.Linear | None = None
         self.adapter: FusedProjector | None = None
         if kind == 'tied':
@@ -125,7 +132,8 @@ class ItemHead(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """Returns the read-out states in the space of the items' vectors."""
-        return x.float() if self.query is None else self.query(x.float())
+        x = F.dropout(x.float(), self.dropout, self.training)
+        return x if self.query is None else self.query(x)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """Returns the scores of all items, always in fp32."""

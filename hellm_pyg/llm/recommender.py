@@ -78,6 +78,7 @@ class LLMRecommender(nn.Module):
             (default: :obj:`()`)
         head_channels (int, optional): Width of the tied head's trained adapter;
             :obj:`None` for no adapter. (default: :obj:`None`)
+        head_dropout (float): Dropout on the read-out states. (default: :obj:`0.0`)
         lora (dict, optional): Arguments of :class:`peft.LoraConfig`; :obj:`None`
             leaves ``llm`` as it is. (default: :obj:`None`)
         max_len (int): Histories are cut to their last items.
@@ -114,6 +115,7 @@ class LLMRecommender(nn.Module):
         head: Literal['linear', 'tied', 'frozen_random'] = 'linear',
         train_embeddings: Sequence[str] = (),
         head_channels: int | None = None,
+        head_dropout: float = 0.0,
         lora: Mapping[str, Any] | None = None,
         max_len: int = 50,
         dropout: float = 0.0,
@@ -129,6 +131,9 @@ class LLMRecommender(nn.Module):
         check_names(
             item_embeddings, names, used, train_embeddings, scope, candidates, max_len
         )
+        for name, value in (('dropout', dropout), ('head_dropout', head_dropout)):
+            if not 0 <= value < 1:
+                raise ValueError(f"'{name}' needs to lie in [0, 1) (got {value})")
         self.prompt = prompt
         self.token_embeddings = names
         self.prefix_embedding = prefix_embedding
@@ -160,6 +165,7 @@ class LLMRecommender(nn.Module):
             self.tables.num_items,
             state_channels=width if head == 'tied' else None,
             adapter_channels=head_channels,
+            dropout=head_dropout,
         )
         before, after = torch.tensor(prompt.before), torch.tensor(prompt.after)
         self.register_buffer('before', before.long(), persistent=False)

@@ -234,6 +234,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'head': model.head.kind,
             'train_embeddings': model.tables.trained,
             'head_channels': model.head.adapter_channels,
+            'head_dropout': model.head.dropout,
             'max_len': model.max_len,
             'dropout': model.dropout,
             'projector_layers': model.projector_layers,

@@ -60,6 +60,22 @@ def test_tied(adapter_channels):
     assert all(p.grad is not None for p in head.parameters())
 
 
+@pytest.mark.parametrize('kind', ['linear', 'tied'])
+def test_dropout_falls_on_the_states_of_training_alone(kind):
+    torch.manual_seed(2)
+    head = ItemHead(kind, 500, 4, state_channels=3, dropout=0.2)
+    x, state, target = torch.randn(60, 500), torch.randn(4, 3), torch.randint(4, (60,))
+    torch.manual_seed(3)
+    loss = head.loss(x, target, state)
+    torch.manual_seed(3)
+    dropped = F.dropout(x, 0.2)
+    assert 0.19 < float((dropped == 0).float().mean()) < 0.21
+    head.eval()
+    torch.testing.assert_close(loss, F.cross_entropy(head(dropped, state), target))
+    expected = F.cross_entropy(head(x, state), target)
+    torch.testing.assert_close(head.loss(x, target, state), expected)
+
+
 def test_scores_stay_fp32_under_autocast():
     head = ItemHead('tied', 8, 20, state_channels=6, adapter_channels=4)
     x, state = torch.randn(3, 8), torch.randn(20, 6)
@@ -96,6 +112,7 @@ def test_loss_under_autocast_lowers_only_the_adapter():
         ({'kind': 'tied'}, "'state_channels' .*got None"),
         ({'kind': 'linear', 'adapter_channels': 4}, "'adapter_channels' .*got 4"),
         ({'kind': 'tied', 'adapter_channels': 0}, "'adapter_channels' .*got 0"),
+        ({'kind': 'linear', 'dropout': 1}, r"'dropout' .*\[0, 1\) \(got 1\)"),
     ],
 )
 def test_bad_input(kwargs, message):

@@ -464,6 +464,8 @@ def test_trainable_parameters_of_the_released_set_up():
     ('kwargs', 'message'),
     [
         ({'scope': 'both'}, "'scope' needs .*got 'both'"),
+        ({'dropout': 1.0}, r"'dropout' needs to lie in \[0, 1\) \(got 1.0\)"),
+        ({'head_dropout': -0.1}, r"'head_dropout' needs to lie .*got -0.1"),
         ({'max_len': 0}, "'max_len' .*got 0"),
         ({'token_embeddings': []}, "'token_embeddings' .*got none"),
         ({'token_embeddings': ['text']}, "'token_embeddings' .*got 'text'.*'graph'"),

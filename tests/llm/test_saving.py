@@ -33,6 +33,7 @@ FORMS = [
         'scope': 'user',
         'head': 'tied',
         'head_channels': 5,
+        'head_dropout': 0.4,
         'train_embeddings': ['seq'],
         'max_len': 3,
         'dropout': 0.2,
@@ -78,6 +79,7 @@ def test_round_trip(tmp_path, form):
     torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
     for name in ('scope', 'max_len', 'dropout', 'token_embeddings', 'prompt'):
         assert getattr(again, name) == getattr(model, name)
+    assert again.head.dropout == model.head.dropout
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     assert {n for n, p in again.named_parameters() if p.requires_grad} == trained
     assert str(again.prefix) == str(model.prefix)
