@@ -134,7 +134,7 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
     experiment.pretrain(
         load_config('sasrec', [*data, 'train.epochs=30', 'train.batch_size=64']), sasrec
     )
-    tables = {'graph': str(pre), 'seq': str(sasrec), 'text': 'features:text'}
+    tables = {'graph': str(pre), 'seq': str(sasrec)}
     llm = [
         f'llm.tables={json.dumps(tables)}',
         'llm.num_layers=8',

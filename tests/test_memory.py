@@ -120,7 +120,7 @@ def test_recipes_for_one_device_of_24_gb(
 
     monkeypatch.setattr('huggingface_hub.hf_hub_download', offline)
     monkeypatch.setattr(backbone, 'load_backbone', on_meta)
-    tables = '{graph: random:64, seq: random:64, text: features:text}'
+    tables = '{graph: random:64, seq: random:64}'
     shop = [*write_shop(tmp_path), f'llm.tables={tables}']
     config = load_config(recipe, [one for one in shop if 'train.' not in one])
     data, ids = build_data(config.data)

@@ -92,20 +92,14 @@ def next_steps(prepared: Prepared) -> list[str]:
     import shlex
 
     runs = f'runs/{prepared.folder.name}'
-    modalities = prepared.modalities
-    names = {name: f'features:{name}' for name in modalities}
-    tables = {'graph': f'{runs}/graph', 'seq': f'{runs}/seq'} | names
-    graph = [] if modalities else ['model.i2i=false']
-    language = [f'llm.tables.{name}={tables[name]}' for name in ('graph', 'seq')]
-    if modalities != ['text']:  # what the recipe reads beside both runs
-        listed = ', '.join(f'{name}: {source}' for name, source in tables.items())
-        language = [f'llm.tables={{{listed}}}', f'llm.token=[{", ".join(tables)}]']
+    graph = [] if prepared.modalities else ['model.i2i=false']
+    tables = [f'llm.tables.{name}={runs}/{name}' for name in ('graph', 'seq')]
     data = f'dataset={prepared.folder}'
     user = str(prepared.ids.users[0])
     commands = [
-        ['pretrain', 'pretrain_best', data, *graph, '--out', tables['graph']],
-        ['pretrain', 'sasrec', data, '--out', tables['seq']],
-        ['finetune', 'finetune_best', data, *language, '--out', f'{runs}/hellm'],
+        ['pretrain', 'pretrain_best', data, *graph, '--out', f'{runs}/graph'],
+        ['pretrain', 'sasrec', data, '--out', f'{runs}/seq'],
+        ['finetune', 'finetune_best', data, *tables, '--out', f'{runs}/hellm'],
         ['evaluate', f'{runs}/hellm'],
         ['recommend', f'{runs}/hellm', '--user', user, '-k', '10'],
     ]
