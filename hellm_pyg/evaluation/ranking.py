@@ -274,13 +274,15 @@ def iter_rank(
         Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
     """
     num_items = int(data['item'].num_nodes)
-    left_out = None if candidates is None else ~_mask(candidates, num_items)
     if allow_fewer:
         k = min(k, num_items)
     if not 1 <= k <= num_items:
         raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
     known = history_edges(data, 'all').cpu()
     device = device_of(model)
+    left_out = None
+    if candidates is not None:
+        left_out = ~_mask(candidates, num_items).to(device)
     if max_len is None:
         max_len = int(getattr(model, 'max_len', MAX_LEN))
     batches: Any
@@ -317,7 +319,7 @@ def iter_rank(
                     'model has diverged'
                 )
             if left_out is not None:
-                scores = scores.masked_fill(left_out.to(device), float('-inf'))
+                scores = scores.masked_fill(left_out, float('-inf'))
             item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
 
@@ -338,7 +340,7 @@ def _mask(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:
             f"'candidates' needs items from 0 to {num_items - 1} (got {low} to {high})"
         )
     mask = torch.zeros(num_items, dtype=torch.bool)
-    mask[item.cpu()] = True
+    mask[item.cpu().long()] = True
     return mask
 
 

@@ -417,7 +417,7 @@ def test_candidates_alone_are_ranked(data: HeteroData, exclude_seen: bool) -> No
         left = sorted(set(chosen) - set(seen), key=lambda i: -float(table[user, i]))
         assert [i for i in item[user].tolist() if i >= 0] == left[:5]
         assert torch.equal(score[user][item[user] >= 0], table[user, left[:5]])
-    every = torch.randperm(30)
+    every = torch.randperm(30).to(torch.uint8)  # which is no mask
     for one, other in zip(
         rank(Table(table), data, range(50), 2, candidates=every),
         rank(Table(table), data, range(50), 2),
