@@ -182,7 +182,7 @@ def answer(request: Any) -> dict[str, Any]:
         raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
     history, unknown = known(request, 'history')
     candidates = None
-    if 'candidates' in request:
+    if request.get('candidates') is not None:
         some, others = known(request, 'candidates')
         candidates, unknown = ids.item_index(some), unknown + others
     future: Answer = Future()

@@ -138,7 +138,6 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
     llm = [
         f'llm.tables={json.dumps(tables)}',
         'llm.num_layers=8',
-        'train.epochs=3',
         'train.batch_size=16',
     ]
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)

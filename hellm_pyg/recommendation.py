@@ -184,6 +184,7 @@ def _ranked(
 ) -> Iterator[list[Recommendation]]:
     """The lines of each batch of users; at the end says how many lists are short."""
     total = short = new = 0
+    kind = 'items' if options.get('candidates') is None else 'candidates'
     for part in parts:
         for user, item, score in iter_rank(
             model, data, part, k, exclude_seen, allow_fewer=True, **options
@@ -198,7 +199,7 @@ def _ranked(
             short,
             total,
             k,
-            'unseen items' if exclude_seen else 'items to rank',
+            f'{"unseen " * exclude_seen}{kind}',
         )
 
 

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,22 +52,28 @@ def claim(run_dir: Path, config: Config, main: bool) -> Iterator[None]:
         main: Whether to hold and write; of several processes the main one does.
 
     Raises:
-        ValueError: If the folder holds a run of another configuration, or another
-            process trains in it.
+        ValueError: If the folder holds a run of another configuration, is in use by
+            another run, or cannot be written to.
     """
     if not main:
         check_config(run_dir, config)
         yield
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:  # the system frees it when the process ends, however it does
-        lock = FileLock(run_dir / LOCK, timeout=0).acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"'{run_dir}' is being trained in by another process: wait until it ends, "
-            f'or choose another folder'
-        ) from error
-    with lock:
+    with ExitStack() as stack:
+        try:  # the system frees the lock when the process ends, however it does
+            run_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(run_dir / LOCK, timeout=0))
+        except Timeout as error:
+            raise ValueError(
+                f"'{run_dir}' is in use by another run: wait until it ends, or choose "
+                f'another folder'
+            ) from error
+        except OSError as error:
+            if not (run_dir / METRICS).is_file():  # else it is finished, and read alone
+                raise ValueError(
+                    f"'{run_dir}' needs to be a folder that can be written to (got "
+                    f'{error}): choose another one'
+                ) from error
         if not check_config(run_dir, config):
             save_config(config, run_dir / CONFIG)
         yield

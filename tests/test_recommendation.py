@@ -219,7 +219,9 @@ def test_few_unseen_items_make_a_short_list(
         LastItem(), data, ids, k=8
     )
     assert len(recommend(LastItem(), data, ids, k=11, exclude_seen=False)) == 30
-    assert 'have fewer than 11 items to rank' in caplog.records[-1].getMessage()
+    assert 'have fewer than 11 items:' in caplog.records[-1].getMessage()
+    assert len(recommend(LastItem(), data, ids, k=3, candidates=ids.items[:2])) < 9
+    assert 'fewer than 3 unseen candidates:' in caplog.records[-1].getMessage()
 
 
 def test_candidates(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from hellm_pyg.llm import LLMRecommender, backbone_label
 from hellm_pyg.training.record import commit
 from hellm_pyg.training.schedule import build_optimizer
 
-TABLES = '{graph: "random:64", seq: "random:64", text: "features:text"}'
+TABLES = '{graph: "random:64", seq: "random:64"}'
 
 
 def training(

@@ -150,6 +150,6 @@ def _print_lists(
             table.add_row(str(rank), item, title, score)
         start += table.row_count
         if table.row_count == 0:
-            typer.echo('no unseen item is left')
+            typer.echo('no item is left to recommend')
         else:
             Console().print(table)

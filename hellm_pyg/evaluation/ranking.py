@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
@@ -326,21 +327,31 @@ def iter_rank(
 
 def _mask(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:
     """Which items are candidates, bool of shape [I]."""
-    item = torch.as_tensor(candidates)
-    if item.numel() == 0:
-        raise ValueError("'candidates' needs at least one item (got none)")
-    if item.is_floating_point() or item.dtype == torch.bool or item.dim() != 1:
-        raise ValueError(
-            f"'candidates' needs to be a vector of item indices (got {item.dtype} of "
-            f'shape {list(item.shape)})'
+    if isinstance(candidates, Tensor):
+        candidates = candidates.cpu()
+    try:
+        array = np.asarray(
+            candidates if hasattr(candidates, '__array__') else list(candidates)
         )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"'candidates' needs to be a vector of item indices (got {candidates!r})"
+        ) from error
+    if array.size == 0:
+        raise ValueError("'candidates' needs at least one item (got none)")
+    if array.dtype.kind not in 'iu' or array.ndim != 1:
+        raise ValueError(
+            f"'candidates' needs to be a vector of item indices (got {array.dtype} of "
+            f'shape {list(array.shape)})'
+        )
+    item = torch.from_numpy(array.astype(np.int64))
     low, high = int(item.min()), int(item.max())
     if low < 0 or high >= num_items:
         raise ValueError(
             f"'candidates' needs items from 0 to {num_items - 1} (got {low} to {high})"
         )
     mask = torch.zeros(num_items, dtype=torch.bool)
-    mask[item.cpu().long()] = True
+    mask[item] = True
     return mask
 
 

@@ -188,9 +188,12 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
             f"'{folder / PROGRESS}' is damaged or of another version: {error!r}"
         ) from error
     old, new = _dotted(former), _dotted(settings)
+    # A section may have got another key since, with a default that changes nothing.
+    sections = {key.rpartition('.')[0] for key in old} - {''}
+    known = {key for key in new if key in old or key.rpartition('.')[0] not in sections}
     differing = [
         f'{key} was {old.get(key)!r} and is {new.get(key)!r}'
-        for key in sorted({*old, *new})
+        for key in sorted({*old, *known})
         if old.get(key) != new.get(key)
     ]
     if differing:

@@ -142,13 +142,13 @@ def test_lists_without_any_item(shop: Path, tmp_path: Path) -> None:
     everything = ' '.join(f'p{item:03d}' for item in range(NUM_ITEMS))
     arguments = ['recommend', shop / 'seq', '-k', 2, '--history', everything]
     output = hellm(*arguments).stdout
-    assert output.splitlines() == ['New user 1', 'no unseen item is left']
+    assert output.splitlines() == ['New user 1', 'no item is left to recommend']
     arguments += ['-u', 'u01', '-u', 'u01', '--history', 'p001']
     output = hellm(*arguments).stdout
     found = re.findall(r'^User \w+|^New user \d|^no .*|p\d{3}', output, re.MULTILINE)
     assert found[:1] + found[3:4] == ['User u01'] * 2
     assert found[1:3] == found[4:6]
-    assert found[6:9] == ['New user 1', 'no unseen item is left', 'New user 2']
+    assert found[6:9] == ['New user 1', 'no item is left to recommend', 'New user 2']
     assert len(found) == 11
     out = tmp_path / 'new.jsonl'
     hellm(*arguments, '-o', out)

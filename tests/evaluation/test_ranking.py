@@ -417,13 +417,11 @@ def test_candidates_alone_are_ranked(data: HeteroData, exclude_seen: bool) -> No
         left = sorted(set(chosen) - set(seen), key=lambda i: -float(table[user, i]))
         assert [i for i in item[user].tolist() if i >= 0] == left[:5]
         assert torch.equal(score[user][item[user] >= 0], table[user, left[:5]])
-    every = torch.randperm(30).to(torch.uint8)  # which is no mask
-    for one, other in zip(
-        rank(Table(table), data, range(50), 2, candidates=every),
-        rank(Table(table), data, range(50), 2),
-        strict=True,
-    ):
-        assert torch.equal(one, other)
+    expected = rank(Table(table), data, range(50), 2)
+    order = torch.randperm(30)
+    for every in (order.to(torch.uint8), order.numpy()[::-1], set(range(30))):
+        found = rank(Table(table), data, range(50), 2, candidates=every)
+        assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize(
@@ -435,6 +433,11 @@ def test_candidates_alone_are_ranked(data: HeteroData, exclude_seen: bool) -> No
         ([0.5], 'item indices'),
         (torch.ones(30, dtype=torch.bool), 'item indices'),
         ([[1, 2]], 'item indices'),
+        ([[1], [2, 3]], 'item indices'),
+        (['a'], 'item indices'),
+        ([None, 1], 'item indices'),
+        ([2**70], 'item indices'),
+        (5, 'item indices'),
     ],
 )
 def test_candidates_are_checked(data: HeteroData, candidates: Any, said: str) -> None:

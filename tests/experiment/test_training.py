@@ -165,11 +165,38 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(tmp_path: Path) -> None
         try:
             assert other.stdout is not None
             assert other.stdout.readline() == 'held\n'
-            with pytest.raises(ValueError, match=r'trained in by another process'):
+            with pytest.raises(ValueError, match='in use by another run'):
                 experiment.pretrain(config, run)
         finally:
             other.kill()  # which frees the folder
     assert experiment.pretrain(config, run) == found
+
+
+def test_a_finished_run_needs_no_lock_and_another_one_does(tmp_path: Path) -> None:
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    found = experiment.pretrain(config, tmp_path / 'run')
+    for run in (tmp_path / 'run', tmp_path / 'new'):
+        (run / '.lock').unlink(missing_ok=True)
+        (run / '.lock').mkdir(parents=True)  # as if it could not be written
+    assert experiment.pretrain(config, tmp_path / 'run') == found
+    (tmp_path / 'file').write_text('')
+    for name in ('new', 'file'):
+        with pytest.raises(ValueError, match=rf"{name}' needs to be a folder that can"):
+            experiment.pretrain(config, tmp_path / name)
+
+
+def test_a_run_of_before_a_setting_goes_on(tmp_path: Path) -> None:
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    found = experiment.pretrain(config, tmp_path / 'run')
+    path = tmp_path / 'run' / 'state' / 'progress.json'
+    content = json.loads(path.read_text())
+    assert content['settings']['model'].pop('dropout') == config.model['dropout']
+    path.write_text(json.dumps(content))
+    assert experiment.pretrain(config, tmp_path / 'run') == found
+    content['settings']['model']['num_layers'] = 7
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'model\.num_layers was 7'):
+        experiment.pretrain(config, tmp_path / 'run')
 
 
 def test_phases_are_told_apart(tmp_path: Path) -> None:
