@@ -241,16 +241,15 @@ def test_several_folders_share_a_report(folder: Path, tmp_path: Path) -> None:
 
 def test_report_of_validation_alone(tmp_path: Path) -> None:
     alone = {'recipe': 'finetune_best', 'test': {}, 'ranks': {}}
-    for k in (4, 8):
-        point = {'cell': 'layers', 'grid': {'llm.num_layers': k}}
-        name = f'layers-num_layers={k}'
-        write(tmp_path / 'levers', result(name, ranks(300, k, k), **point, **alone))
+    point = {'cell': 'layers', 'grid': {'llm.num_layers': 8}}
+    for k, name, own in ((4, 'best', {}), (8, 'layers-num_layers=8', point)):
+        write(tmp_path / 'levers', result(name, ranks(300, k, k), **own, **alone))
     write(tmp_path / 'levers', result('sasrec', ranks(300, 90, 1), test={}, ranks={}))
     main([str(tmp_path / 'levers')])
     text = (tmp_path / 'levers' / 'RESULTS.md').read_text()
     assert 'its protocols are none, for validation alone was read' in text
     assert '3 trained cells, seed 1, validation alone was read.' in text
-    places = ['### Ladder', '| SASRec |', '| layers: num_layers=4 | the base |']
+    places = ['### Ladder', '| SASRec |', '| best | the base |']
     assert sorted(places, key=text.index) == places
     for absent in ('### Test', 'Expectations', 'Printed by others', 'slices'):
         assert absent not in text

@@ -37,15 +37,14 @@ def rung(folder: Path, name: str, value: float, seed: int = 1, **llm: Any) -> Pa
 
 def test_order_and_base_of_the_tables_file(tmp_path: Path) -> None:
     folder = tmp_path / 'levers'
-    for name in ('dropout-dropout=1', 'layers-num_layers=8', 'layers-num_layers=4'):
+    for name in ('dropout-dropout=1', 'layers-num_layers=8', 'best', 'sasrec'):
         rung(folder, name, 0.1)
-    rung(folder, 'sasrec', 0.1)
     (section,) = load(folder)
     assert section.is_ladder
     ladder = Ladder.of(section)
     assert [model.key for model in ladder.models] == [
         'sasrec',
-        'layers-num_layers=4',
+        'best',
         'layers-num_layers=8',
         'dropout-dropout=1',  # the file has no such point
     ]
@@ -118,7 +117,7 @@ def test_without_configurations_the_overrides_are_told() -> None:
 def test_table(tmp_path: Path) -> None:
     folder = tmp_path / 'levers'
     for seed, value in ((1, 0.1), (2, 0.2)):
-        rung(folder, 'layers-num_layers=4', value, seed)
+        rung(folder, 'best', value, seed)
     rung(folder, 'layers-num_layers=8', 0.11, num_layers=8)
     shown = table(Ladder.of(load(folder)[0]))
     cells = [dict(zip(shown.columns, row, strict=True)) for row in shown.rows]
@@ -132,13 +131,13 @@ def test_table(tmp_path: Path) -> None:
     assert other['validation\nR@10'].spread == ''
     assert [c.text for c in shown.rows[0] if c.text == '-'] == ['-', '-', '-']
     assert [c.text for c in shown.rows[1]].count('+10.0 %') == 2
-    assert 'The base is layers: num_layers=4' in shown.caption
+    assert 'The base is best' in shown.caption
     assert 'their standard deviation' in shown.caption
 
 
 def test_table_whose_base_has_no_result(tmp_path: Path) -> None:
     rung(tmp_path / 'levers', 'layers-num_layers=8', 0.11)
     shown = table(Ladder.of(load(tmp_path / 'levers')[0]))
-    assert 'The base, layers-num_layers=4, has no result yet.' in shown.caption
+    assert 'The base, best, has no result yet.' in shown.caption
     assert 'One seed each' in shown.caption
     assert not any('against' in column for column in shown.columns)

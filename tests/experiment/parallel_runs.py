@@ -21,7 +21,12 @@ from tests.training.parallel import launch
 # 30 users make 5 batches: the last step has one, so that the second process has none.
 SMALL = ['train.batch_size=7', 'train.epochs=3', 'train.eval_every=1', 'train.clip=0.5']
 # Dropout draws other numbers in every process.
-NO_DROPOUT = ['llm.dropout=0', 'llm.lora.lora_dropout=0', 'llm.prefix.dropout=0']
+NO_DROPOUT = [
+    'llm.dropout=0',
+    'llm.head_dropout=0',
+    'llm.lora.lora_dropout=0',
+    'llm.prefix.dropout=0',
+]
 
 
 def run(run_dir: Path, rank: int, processes: int) -> None:
