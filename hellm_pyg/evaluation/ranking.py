@@ -283,7 +283,7 @@ def iter_rank(
     device = device_of(model)
     left_out = None
     if candidates is not None:
-        left_out = ~_mask(candidates, num_items).to(device)
+        left_out = ~_allowed(candidates, num_items).to(device)
     if max_len is None:
         max_len = int(getattr(model, 'max_len', MAX_LEN))
     batches: Any
@@ -325,7 +325,7 @@ def iter_rank(
         yield batch.user.cpu(), item.cpu(), score.cpu()
 
 
-def _mask(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:
+def _allowed(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:
     """Which items are candidates, bool of shape [I]."""
     if isinstance(candidates, Tensor):
         candidates = candidates.cpu()
