@@ -3,6 +3,7 @@
     python examples/serve.py --model runs/shop/hellm --port 8000
     curl localhost:8000 -d '{"history": ["p1", "p7"], "k": 5}'
     curl localhost:8000 -d '{"history": ["p1"], "candidates": ["p3", "p4", "p9"]}'
+    curl localhost:8000 -d '{"user": "u7"}'      # all that the data know of a user
     curl localhost:8000     # is it up, and how large is the catalogue?
     python examples/serve.py --model runs/shop/hellm --measure 200 --clients 4
     python examples/serve.py data.root=/new/cache --model runs/shop/hellm
@@ -12,9 +13,10 @@ or of ``save_pretrained``; without it a tiny random LLaMA is trained on syntheti
 first. The catalogue is encoded once. As in ``hellm recommend``, the last
 ``train.max_len`` items of a history are read; items that the model has never seen are
 left out, and listed as ``unknown``. Where ``candidates`` are given, such as what is in
-stock, they alone are ranked. Requests that wait while another is computed join in one
-forward pass. Mind that this is an example: there is no access control, and it listens
-to this machine alone.
+stock, they alone are ranked. A run knows its users by their ids, too; what a request
+has as ``history`` beside the ``user`` came after the data. Requests that wait while
+another is computed join in one forward pass. Mind that this is an example: there is no
+access control, and it listens to this machine alone.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from torch_geometric.data import HeteroData
 from transformers import LlamaConfig, LlamaModel
 
 from hellm_pyg.config import TrainConfig
-from hellm_pyg.data import SequenceBatch, SequenceLoader, fold_in
+from hellm_pyg.data import SequenceBatch, SequenceLoader, fold_in, history_edges
 from hellm_pyg.datasets import FakeRecDataset, IdMap
 from hellm_pyg.evaluation import inference, top_k
 from hellm_pyg.experiment import load_run
@@ -110,24 +112,28 @@ else:
     except ValueError as error:
         sys.exit(str(error))
 
+past = None if data is None else history_edges(data, 'all')  # of each user
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 model.to(device)
 with inference(model):
     encoded = model.encode(None if data is None else data.to(device))
 Answer = Future[tuple[list[int], list[float]]]  # items and their scores
-# History, candidates (None for all items), k, answer.
-waiting: queue.Queue[tuple[Tensor, Tensor | None, int, Answer]] = queue.Queue()
+# User (-1 for a new one), history, candidates (None for all items), k, answer.
+waiting: queue.Queue[tuple[int, Tensor, Tensor | None, int, Answer]] = queue.Queue()
 sizes: deque[int] = deque(maxlen=100_000)  # of the last forward passes
 
 
 def rank(
-    histories: Sequence[Tensor], candidates: Sequence[Tensor | None], k: int
+    users: Sequence[int],
+    histories: Sequence[Tensor],
+    candidates: Sequence[Tensor | None],
+    k: int,
 ) -> tuple[Tensor, Tensor]:
-    """The best items of new users, who are their histories, and the scores."""
+    """The best items of users, new ones being their histories, and the scores."""
     read = [history[-max_len:] for history in histories]
     length = torch.tensor([items.numel() for items in read])
     row = torch.arange(len(read)).repeat_interleave(length)
-    batch = SequenceBatch(torch.full((len(read),), -1), torch.cat(read), row)
+    batch = SequenceBatch(torch.tensor(users), torch.cat(read), row)
     with inference(model):
         scores = model.score(encoded, batch.to(device))
     scores = scores.float().cpu()
@@ -147,11 +153,11 @@ def work() -> None:
         jobs = [waiting.get()]
         while len(jobs) < args.batch_size and not waiting.empty():
             jobs.append(waiting.get())
-        histories, candidates, ks, futures = zip(*jobs, strict=True)
+        users, histories, candidates, ks, futures = zip(*jobs, strict=True)
         sizes.append(len(jobs))
         try:
             for k, future, item, score in zip(
-                ks, futures, *rank(histories, candidates, max(ks)), strict=True
+                ks, futures, *rank(users, histories, candidates, max(ks)), strict=True
             ):
                 future.set_result((item[:k].tolist(), score[:k].tolist()))
         except Exception as error:  # the server goes on, and says so
@@ -173,20 +179,36 @@ def known(request: dict[str, Any], key: str) -> tuple[list[Any], list[Any]]:
     return found, unknown
 
 
+def past_of(user: Any) -> tuple[int, Tensor]:
+    """A user's index, and all that the data know of them."""
+    if past is None:
+        raise ValueError(
+            f"'user' needs '--model' to be the folder of a run (got {user!r}): what "
+            f"save_pretrained writes has no histories, give 'history' alone"
+        )
+    index = int(ids.user_index([user]))
+    return index, past.item[past.ptr[index] : past.ptr[index + 1]]
+
+
 def answer(request: Any) -> dict[str, Any]:
     """The response to a request; a ValueError says what is wrong with it."""
-    if not isinstance(request, dict) or 'history' not in request:
+    if not isinstance(request, dict) or not {'history', 'user'} & request.keys():
         raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
     k = request.get('k', 10)
     if type(k) is not int or not 1 <= k <= ids.num_items:
         raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
-    history, unknown = known(request, 'history')
-    candidates = None
+    user, history, candidates = -1, torch.empty(0, dtype=torch.long), None
+    unknown: dict[str, list[Any]] = {'unknown': []}
+    if request.get('user') is not None:
+        user, history = past_of(request['user'])
+    if request.get('history') is not None or user < 0:
+        later, unknown['unknown'] = known(request, 'history')
+        history = torch.cat([history, ids.item_index(later)])
     if request.get('candidates') is not None:
-        some, others = known(request, 'candidates')
-        candidates, unknown = ids.item_index(some), unknown + others
+        some, unknown['unknown_candidates'] = known(request, 'candidates')
+        candidates = ids.item_index(some)
     future: Answer = Future()
-    waiting.put((ids.item_index(history), candidates, k, future))
+    waiting.put((user, history, candidates, k, future))
     found = zip(*future.result(), strict=True)
     items = [
         {
@@ -197,7 +219,7 @@ def answer(request: Any) -> dict[str, Any]:
         for item, score in found
         if score > -torch.inf  # fewer than k may be left
     ]
-    return {'items': items, 'unknown': unknown}
+    return {'items': items, **unknown}
 
 
 class Handler(BaseHTTPRequestHandler):

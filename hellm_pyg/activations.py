@@ -163,8 +163,12 @@ def _ends(own: _Pass, llm: LLMConfig, shape: BackboneShape) -> int:
     # The projector of the items' tokens, these in rows, and the last states.
     kept = items * hidden * (8 * own.size + 4 * llm.projector_layers)
     kept += own.tokens * hidden * (2 * own.size + 3 * 4)
+    states = items if llm.scope == 'causal' else own.rows
+    if llm.dropout > 0:  # a mask, beside what is left
+        kept += items * hidden * (1 + own.size)
+    if llm.head_dropout > 0:
+        kept += states * hidden * (1 + 4)
     if own.slots:
-        states = items if llm.scope == 'causal' else own.rows
         width = int((llm.prefix or {}).get('rank') or POOLED_WIDTH)
         # Products of pooled vectors and the two networks that read them; the
         # inverse norms of each layer's slots.

@@ -88,6 +88,7 @@ def make(
     head: Any = 'linear',
     gate: str = 'none',
     weights: Any = 'frozen',
+    dropout: float = 0.0,
 ) -> Case:
     torch.manual_seed(0)
     llm = AutoModel.from_config(
@@ -117,6 +118,8 @@ def make(
         head_channels=channels,
         lora=lora,
         max_len=LENGTH,
+        dropout=dropout,
+        head_dropout=dropout,
         train_backbone=weights != 'frozen',
     )
     num_targets = ROWS * (LENGTH if scope == 'causal' else 1)
@@ -134,6 +137,8 @@ def make(
         lora=lora,
         head=head,
         head_channels=channels,
+        dropout=dropout,
+        head_dropout=dropout,
     )
     return Case(model.train(), batch, train, config)
 
@@ -167,6 +172,14 @@ def test_a_budget_of_tokens_may_be_spent_on_short_rows(scope: str) -> None:
 @pytest.mark.parametrize('head', ['linear', 'tied', 'frozen_random'])
 def test_other_heads_and_gated_prefixes(head: str) -> None:
     case = make('user', 'bf16', slice(0, 7), head, gate='tanh')
+    found = peak(case.model, lambda: case.model.loss(None, case.batch).backward())
+    assert 1 <= case.bound / found < 2.2
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize('scope', ['user', 'causal'])
+def test_dropout_of_tokens_and_of_states(scope: str, precision: str) -> None:
+    case = make(scope, precision, slice(0, 7), 'tied', dropout=0.3)
     found = peak(case.model, lambda: case.model.loss(None, case.batch).backward())
     assert 1 <= case.bound / found < 2.2
 
@@ -216,7 +229,12 @@ def test_what_makes_a_step_larger() -> None:
         replace(train, batch_tokens=64 * 50 + 50),
     ):
         assert activation_bytes(change, llm, SHAPE) > start
-    for other in (replace(llm, prefix={'rank': 128}), replace(llm, load_in_4bit=True)):
+    for other in (
+        replace(llm, prefix={'rank': 128}),
+        replace(llm, load_in_4bit=True),
+        replace(llm, dropout=0.1),
+        replace(llm, head_dropout=0.1),
+    ):
         assert activation_bytes(train, other, SHAPE) > start
     user = replace(llm, scope='user', instruction='')
     start_of_user = activation_bytes(train, user, SHAPE)

@@ -161,6 +161,8 @@ def test_names_that_yaml_does_not_read_as_text(name: str) -> None:
     'override',
     [
         'train.batch_size=0',
+        'llm.dropout=1',
+        'llm.head_dropout=-0.1',
         'train.lr=-1',
         'eval.ks=[]',
         'eval.ks=[0]',

@@ -155,6 +155,7 @@ def test_serve_says_what_is_wrong(server):
         ({'history': [item], 'candidates': []}, "'candidates' needs at least one"),
         ({'history': [item], 'candidates': item}, "'candidates' needs to be a list"),
         ({'items': [item]}, 'needs the form'),
+        ({'user': 1}, "'user' needs '--model' to be the folder of a run"),
         ([item], 'needs the form'),
         (b'{"history": [', 'Expecting value'),
     ]:
@@ -184,7 +185,8 @@ def test_serve_ranks_candidates_alone(server):
     every = _post(url, {'history': history, 'k': 118})[1]['items']
     request = {'history': history, 'candidates': [*some, 'new']}
     status, answer = _post(url, request)
-    assert (status, answer['unknown']) == (200, ['new'])
+    assert (status, answer['unknown']) == (200, [])
+    assert answer['unknown_candidates'] == ['new']
     assert answer['items'] == [row for row in every if row['item'] in some]
     assert len(answer['items']) == 3
 
@@ -210,6 +212,26 @@ def test_serve_takes_the_folder_of_a_run(tmp_path):
     how = ['--measure', '200', '--clients', '64']
     output = _run('serve.py', '--model', str(tmp_path / 'run'), *how)
     assert output.startswith('200 requests of 64 clients, 24 items')
+
+
+def test_serve_knows_the_users_of_a_run(tmp_path):
+    overrides = [*write_shop(tmp_path), 'model.embedding_dim=8']
+    experiment.pretrain(load_config('lightgcn', overrides), tmp_path / 'run')
+    run = experiment.load_run(tmp_path / 'run')
+    user = run.ids.users[3]
+    rows = recommend(run.model, run.data, run.ids, [user], k=5)
+    with _serving(ROOT / 'examples' / 'serve.py', tmp_path / 'run') as (url, _):
+        status, answer = _post(url, {'user': user, 'k': 5})
+        assert (status, answer['unknown']) == (200, [])
+        assert [row['item'] for row in answer['items']] == [row.item for row in rows]
+        best = rows[0].item
+        _, answer = _post(url, {'user': user, 'history': [best, 'new'], 'k': 5})
+        assert best not in [row['item'] for row in answer['items']]
+        assert answer['unknown'] == ['new']
+        for wrong in ('nobody', [user], {'id': user}):
+            status, answer = _post(url, {'user': wrong})
+            assert status == 400
+            assert 'user' in answer['error']
 
 
 @pytest.mark.parametrize('size', ['', 'abc', '-1', '1000000', '9' * 5000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from hellm_pyg.keys import in_words_of
 
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
+
+logger = logging.getLogger(__name__)
 
 # Arguments of a prefix that the language model gives.
 PREFIX_FROM_LLM = ('channels', 'hidden_size', 'num_layers', 'scope')
@@ -145,6 +148,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             f'{config.train.targets!r})'
         )
     check_tables(llm.tables, config)
+    _warn_of_unread(llm)
     tables = {
         name: item_table(name, source, data, ids, config.train.seed)
         for name, source in llm.tables.items()
@@ -187,6 +191,17 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         table_scale=llm.table_scale,
         train_backbone=llm.weights != 'frozen',
     )
+
+
+def _warn_of_unread(llm: LLMConfig) -> None:
+    pooled = {'embedding': 'graph', 'pool': True, **(llm.prefix or {'pool': False})}
+    read = {*llm.token, *([pooled['embedding']] if pooled['pool'] else [])}
+    unread = sorted(set(llm.tables) - read)
+    if unread:
+        logger.warning(
+            "'llm.tables' has %s, which neither 'llm.token' nor 'llm.prefix' reads",
+            unread,
+        )
 
 
 def check_backbone(llm: LLMConfig) -> None:

@@ -138,6 +138,13 @@ class LLMConfig:
     response: str | None = None
     second_bos: bool = True
 
+    def __post_init__(self) -> None:
+        for name in ('dropout', 'head_dropout'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"'{name}' needs to lie in [0, 1) (got {getattr(self, name)})"
+                )
+
 
 @dataclass(frozen=True)
 class EnsembleConfig:

@@ -97,7 +97,7 @@ def evaluate(
     ):
         rank[user] = target_rank(scores, target, row, col)
         if beyond:
-            top[user] = best(scores, row, col, max(ks), user)[0]
+            top[user] = best(scores, row, col, max(ks), user, argument='ks')[0]
         del scores  # before the next ones are there
     if shard[1] > 1:  # every user is in one share and zero in the others
         torch.distributed.all_reduce(rank)

@@ -93,6 +93,7 @@ def best(
     k: int,
     user: Tensor,
     allow_fewer: bool = False,
+    argument: str = 'k',
 ) -> tuple[Tensor, Tensor]:
     """Top items outside the masked pairs; ``scores`` is left untouched.
 
@@ -104,6 +105,7 @@ def best(
         k: Number of items.
         user: The user of each row, for messages.
         allow_fewer: Whether a row with fewer items left ends in items -1.
+        argument: What the caller calls ``k``, for messages.
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`.
@@ -117,9 +119,9 @@ def best(
     if not allow_fewer and bool((left < k).any()):
         worst = int(left.argmin())
         raise ValueError(
-            f"'k' needs to be at most the number of items that are left (got {k}, but "
-            f'user {int(user[worst])} has {int(left[worst])} items left): lower it, or '
-            f'rank seen or more items, too'
+            f"'{argument}' needs to be at most the number of items that are left (got "
+            f'{k}, but user {int(user[worst])} has {int(left[worst])} items left): '
+            f'lower it, or rank seen or more items, too'
         )
     item, score = top_k(scores, k)
     return item.where(score.isfinite(), -1), score

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.data.storage import NodeStorage
 from torch_geometric.nn.pool.knn import KNNIndex, MIPSKNNIndex
 from torch_geometric.transforms import BaseTransform
 
@@ -76,7 +77,8 @@ class KNNHyperedges(BaseTransform):
     Writes the node type ``'<m>_hyperedge'`` and the
     :class:`~torch_geometric.EdgeIndex` of
     ``('item', 'member_of', '<m>_hyperedge')``, sorted by item, caches filled. No
-    :math:`I \times I` matrix is built.
+    :math:`I \times I` matrix is built. Nodes of another type than items are named by
+    ``node_type``.
 
     Args:
         k: Neighbours of an item, itself included.
@@ -85,6 +87,7 @@ class KNNHyperedges(BaseTransform):
         index: ``'flat'`` is exact; ``'ivf'`` reads 8 cells of an inverted file, for
             catalogues of 100,000 items and more.
         block_size: Queries searched at once.
+        node_type: What has the features.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -97,6 +100,7 @@ class KNNHyperedges(BaseTransform):
         direction: Literal['row', 'col'] = 'row',
         index: Literal['flat', 'ivf'] = 'flat',
         block_size: int = 4096,
+        node_type: str = 'item',
     ) -> None:
         if k < 1:
             raise ValueError(f"'k' needs to be at least 1 (got {k})")
@@ -118,23 +122,30 @@ class KNNHyperedges(BaseTransform):
         self.direction = direction
         self.index = index
         self.block_size = block_size
+        self.node_type = node_type
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Adds the hyperedges.
 
         Raises:
-            ValueError: If a modality is absent, has not a row an item, holds NaN or
-                Inf in a row that is not missing as a whole, or has no more than ``k``
-                present rows.
+            ValueError: If there are no such nodes, or a modality is absent, has not a
+                row for each of them, holds NaN or Inf in a row that is not missing as
+                a whole, or has no more than ``k`` present rows.
             ImportError: If faiss is not installed.
         """
-        for name in self._names(data):
-            x = data['item'][f'x_{name}'].detach()
-            num_items = data['item'].num_nodes
+        if self.node_type not in data.node_types:
+            raise ValueError(
+                f"'node_type' needs to be one of the data's, {data.node_types} (got "
+                f'{self.node_type!r})'
+            )
+        store = data[self.node_type]
+        for name in self._names(store):
+            x = store[f'x_{name}'].detach()
+            num_items = store.num_nodes
             if x.dim() != 2 or x.size(0) != num_items:
                 raise ValueError(
-                    f"'x_{name}' needs a row for each of the 'num_nodes' of the items, "
-                    f'[{num_items}, F] (got {list(x.shape)})'
+                    f"'x_{name}' needs a row for each of the 'num_nodes' of "
+                    f"'{self.node_type}', [{num_items}, F] (got {list(x.shape)})"
                 )
             present = _present_rows(name, x)
             item, edge = self._search(name, x, present)
@@ -142,28 +153,29 @@ class KNNHyperedges(BaseTransform):
                 item, edge = edge, item
             order = (item * num_items + edge).argsort()
             data[f'{name}_hyperedge'].num_nodes = num_items
-            data['item', 'member_of', f'{name}_hyperedge'].edge_index = EdgeIndex(
+            edge_type = (self.node_type, 'member_of', f'{name}_hyperedge')
+            data[edge_type].edge_index = EdgeIndex(
                 torch.stack([item[order], edge[order]]),
                 sparse_size=(num_items, num_items),
                 sort_order='row',
             ).fill_cache_()
         return data
 
-    def _names(self, data: HeteroData) -> list[str]:
-        known = [key[2:] for key in data['item'].to_dict() if key.startswith('x_')]
+    def _names(self, store: NodeStorage) -> list[str]:
+        known = [key[2:] for key in store.to_dict() if key.startswith('x_')]
         names = known if self.modalities is None else list(self.modalities)
         if not names or not set(names) <= set(known):
             raise ValueError(
-                f"'modalities' needs names m with features 'x_<m>' of the items (got "
-                f'{names}, the data have {known})'
+                f"'modalities' needs names m with features 'x_<m>' of "
+                f"'{self.node_type}' (got {names}, the data have {known})"
             )
         return names
 
     def _search(self, name: str, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         if self.k >= present.numel():
             raise ValueError(
-                f"'k' needs to be below the number of items with modality '{name}' "
-                f'(got k={self.k} and {present.numel()} such items)'
+                f"'k' needs to be below the number of nodes with modality '{name}' "
+                f'(got k={self.k} and {present.numel()} such nodes)'
             )
         emb = F.normalize(x[present].cpu().float(), dim=-1)
         try:

@@ -60,7 +60,7 @@ def test_other_graphs_are_other_caches(tmp_path: Path) -> None:
         ('data.min_rating=3', "'data.min_rating' needs"),
         ('data.items=none.csv', "'data.items' is not a file"),
         ('data.features={text: no.npy}', "'data.features' is not a file"),
-        ('data.knn=24', r"'data.knn' needs .*\(got k=24 and 24 such items\)"),
+        ('data.knn=24', r"'data.knn' needs .*\(got k=24 and 24 such nodes\)"),
         ('data.knn=0', "'data.knn' needs to be at least 1"),
     ],
 )

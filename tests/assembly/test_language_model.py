@@ -138,6 +138,22 @@ def test_language_model_has_the_named_parts(
     assert assembly.build_llm(bare, data, ids_of(data)).prefix is None
 
 
+def test_a_table_that_nothing_reads_is_named(
+    data: HeteroData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for overrides, unread in (
+        (['llm.token=[seq, text]'], None),  # the prefix reads the graph's
+        (['llm.token=[seq, text]', 'llm.prefix.pool=false'], "['graph']"),
+        (['llm.token=[seq]', 'llm.prefix=null'], "['graph', 'text']"),
+        (['llm.token=[graph]', 'llm.prefix.embedding=text'], "['seq']"),
+    ):
+        caplog.clear()
+        config = llm_config(tmp_path, *overrides, 'llm.train_tables=[]')
+        assembly.build_llm(config, data, ids_of(data))
+        said = [r.message for r in caplog.records if 'llm.tables' in r.message]
+        assert [unread in message for message in said] == [True] * (unread is not None)
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [

@@ -223,6 +223,8 @@ def test_beyond_accuracy_is_added_on_request(data: HeteroData, device: str) -> N
     }
     assert found.metrics['coverage@5'] == pytest.approx(len(top) / 30)
     assert {'personalization@2', 'popularity@5'} < found.metrics.keys()
+    with pytest.raises(ValueError, match=r"'ks' needs to be at most .*got 30, but"):
+        evaluate(Table(table).to(device), data, ks=(5, 30), beyond=True)
 
 
 def best_unseen(data: HeteroData, user: int, scores: list[float], k: int) -> list[int]:

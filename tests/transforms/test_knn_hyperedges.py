@@ -53,6 +53,19 @@ def test_matches_brute_force(k, direction):
     assert torch.equal(incidence(x, k=k, direction=direction), expected)
 
 
+def test_other_nodes_than_items():
+    data = item_data(text=torch.randn(20, 4))
+    users = torch.randn(30, 4)
+    data['user'].num_nodes, data['user'].x_profile = 30, users
+    out = KNNHyperedges(k=3, node_type='user')(data)
+    index = out['user', 'member_of', 'profile_hyperedge'].edge_index.as_tensor()
+    expected = incidence(users, k=3).nonzero().t()
+    assert torch.equal(index, expected)
+    assert ('item', 'member_of', 'text_hyperedge') not in out.edge_types
+    with pytest.raises(ValueError, match=r"'node_type' .*'user'.* \(got 'tag'\)"):
+        KNNHyperedges(node_type='tag')(data)
+
+
 def test_schema():
     data = rec_data(modalities={'text': 8, 'image': 5})
     out = KNNHyperedges(k=3)(data)
@@ -168,7 +181,7 @@ def test_bad_data():
         with pytest.raises(ValueError, match=rf"'k' .* 'text' \(got k={k} and 20 such"):
             incidence(x, k=k)
     x[3:] = 0
-    with pytest.raises(ValueError, match=r'got k=3 and 3 such items'):
+    with pytest.raises(ValueError, match=r'got k=3 and 3 such nodes'):
         incidence(x, k=3)
     with pytest.raises(ValueError, match=r"'modalities' .*\['sound'\].*\['text'\]"):
         KNNHyperedges(modalities=['sound'])(item_data(text=x))
