@@ -27,6 +27,8 @@ PACKAGES = (
     'safetensors',
     'tensorboard',
 )
+# Where a checkout keeps what was measured.
+RESULTS = 'benchmarks/results'
 
 
 def versions() -> dict[str, str]:
@@ -43,8 +45,9 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of the checkout that this package runs from.
 
-    ``'+changes'`` follows if tracked files differ from it. :obj:`None` for an
-    installed package, even if its environment lies inside some other checkout.
+    ``'+changes'`` follows if tracked files differ from it, results that were measured
+    since aside. :obj:`None` for an installed package, even if its environment lies
+    inside some other checkout.
     """
     package = Path(__file__).parents[1]
 
@@ -60,7 +63,8 @@ def commit() -> str | None:
 
     try:
         git('ls-files', '--error-unmatch', '__init__.py')
-        changed = git('status', '--porcelain', '--untracked-files=no')
+        code = (':(top)', f':(top,exclude){RESULTS}')
+        changed = git('status', '--porcelain', '--untracked-files=no', *code)
         return git('rev-parse', 'HEAD') + ('+changes' if changed else '')
     except (OSError, subprocess.SubprocessError):
         return None

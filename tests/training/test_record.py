@@ -43,6 +43,14 @@ def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tmp_path, 'commit', '-qm', 'package')
     head = git(tmp_path, 'rev-parse', 'HEAD').strip()
     assert record.commit() == head
+    result = tmp_path / record.RESULTS / 'table.json'
+    result.parent.mkdir(parents=True)
+    result.write_text('{}')
+    git(tmp_path, 'add', '.')
+    git(tmp_path, 'commit', '-qm', 'result')
+    head = git(tmp_path, 'rev-parse', 'HEAD').strip()
+    result.write_text('{"R@10": 1}')
+    assert record.commit() == head
     init.write_text('# changed')
     assert record.commit() == f'{head}+changes'
     monkeypatch.setenv('PATH', '')
