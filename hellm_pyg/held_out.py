@@ -10,7 +10,7 @@ from hellm_pyg.config import Config, load_run_config
 # What is not held out any more from a model that is trained on so much.
 TRAINED_ON = {'train': (), 'train+val': ('val',), 'all': ('val', 'test')}
 # Of the data, what decides on the split.
-SPLIT_KEYS = ('val_from', 'test_from')
+SPLIT_KEYS = ('val_from', 'test_from', 'drop_last')
 
 
 def check_held_out(trained: Config, config: Config) -> None:

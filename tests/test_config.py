@@ -161,6 +161,7 @@ def test_names_that_yaml_does_not_read_as_text(name: str) -> None:
     'override',
     [
         'train.batch_size=0',
+        'data.drop_last=-1',
         'llm.dropout=1',
         'llm.head_dropout=-0.1',
         'train.lr=-1',

@@ -85,28 +85,33 @@ def load_dataset(config: DataConfig) -> InteractionFiles:
     k, direction, index = (
         arguments.pop(name) for name in ('knn', 'knn_direction', 'knn_index')
     )
-    for name in ('val_from', 'test_from', 'sample'):
+    for name in ('val_from', 'test_from', 'drop_last', 'sample'):
         del arguments[name]
-    transforms: list[Any] = [_split(config), UserItemGraph()]
+    transforms: list[Any] = [*_split(config), UserItemGraph()]
     if config.features:
         modalities = tuple(config.features)
         transforms.append(KNNHyperedges(k, modalities, direction, index))
     return InteractionFiles(pre_transform=Compose(transforms), **arguments)
 
 
-def _split(config: DataConfig) -> BaseTransform:
+def _split(config: DataConfig) -> list[BaseTransform]:
+    from hellm_pyg.transforms import DropLast, HoldOutByDate, LeaveOneOut
+
     if config.val_from is None and config.test_from is None:
-        from hellm_pyg.transforms import LeaveOneOut
-
-        return LeaveOneOut()
-    from hellm_pyg.transforms import HoldOutByDate
-
+        if config.drop_last == 0:
+            return [LeaveOneOut()]
+        return [DropLast(config.drop_last), LeaveOneOut()]
+    if config.drop_last != 0:
+        raise ValueError(
+            f"'drop_last' belongs to leave-one-out (got {config.drop_last} beside a "
+            f'hold-out by date): move the dates instead'
+        )
     if config.val_from is None or config.test_from is None:
         raise ValueError(
             "'val_from' and 'test_from' make a hold-out by date together (got "
             f'{config.val_from!r} and {config.test_from!r})'
         )
-    return HoldOutByDate(config.val_from, config.test_from)
+    return [HoldOutByDate(config.val_from, config.test_from)]
 
 
 def statistics(data: HeteroData) -> dict[str, object]:

@@ -41,6 +41,8 @@ class DataConfig:
         val_from: With ``test_from``, a hold-out by date in place of
             leave-one-out: validation begins here, as ISO 8601 or as a number.
         test_from: The test begins here.
+        drop_last: So many interactions at the end of every history are no part of the
+            data: with 1, leave-one-out tests on what it validates on otherwise.
         knn: Number of nearest neighbours of a modality hyperedge.
         knn_direction: ``'row'`` or ``'col'``, see ``KNNHyperedges``.
         knn_index: ``'flat'`` (exact) or ``'ivf'``.
@@ -66,10 +68,14 @@ class DataConfig:
     name: str | None = None
     val_from: str | int | None = None
     test_from: str | int | None = None
+    drop_last: int = 0
     knn: int = 10
     knn_direction: Literal['row', 'col'] = 'row'
     knn_index: Literal['flat', 'ivf'] = 'flat'
     sample: float | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(0, self, 'drop_last')
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,14 @@ def interaction_edges(data: HeteroData) -> Tensor:
     return edge_index
 
 
+def chronological(user: Tensor, time: Tensor | None) -> Tensor:
+    """The order of interactions by user, then time, then as they are, :math:`[E]`."""
+    order = torch.arange(user.numel())
+    if time is not None:
+        order = time.argsort(stable=True)
+    return order[user[order].argsort(stable=True)]
+
+
 def require_split(data: HeteroData, purpose: str) -> None:
     """Refuses data whose held-out items still lie among the edges.
 

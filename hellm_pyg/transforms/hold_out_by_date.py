@@ -12,7 +12,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from hellm_pyg.data.split import INTERACTS, LATER, interaction_edges
+from hellm_pyg.data.split import INTERACTS, LATER, chronological, interaction_edges
 
 Date = str | date | int
 
@@ -103,8 +103,7 @@ class HoldOutByDate(BaseTransform):
         self._check_times(data)
         edge_index = interaction_edges(data)
         num_users = int(data['user'].num_nodes)
-        order = store.time.argsort(stable=True)
-        order = order[edge_index[0, order].argsort(stable=True)]
+        order = chronological(edge_index[0], store.time)
         user, item = edge_index[:, order]
         time = store.time[order]
         period = torch.bucketize(time, torch.tensor(self._cuts), right=True)

@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from hellm_pyg.data.split import INTERACTS, interaction_edges
+from hellm_pyg.data.split import INTERACTS, chronological, interaction_edges
 
 
 @functional_transform('leave_one_out')
@@ -42,7 +42,7 @@ class LeaveOneOut(BaseTransform):
         store = data[INTERACTS]
         edge_index = interaction_edges(data)
         num_users, num_items = int(data['user'].num_nodes), int(data['item'].num_nodes)
-        order = _chronological(edge_index[0], store.get('time'))
+        order = chronological(edge_index[0], store.get('time'))
         user, item = edge_index[:, order]
         count = torch.bincount(user, minlength=num_users)
         end = count.cumsum(0)
@@ -64,13 +64,6 @@ class LeaveOneOut(BaseTransform):
             sort_order='row',
         ).fill_cache_()
         return data
-
-
-def _chronological(user: Tensor, time: Tensor | None) -> Tensor:
-    order = torch.arange(user.numel())
-    if time is not None:
-        order = time.argsort(stable=True)
-    return order[user[order].argsort(stable=True)]
 
 
 def _per_user(value: Tensor, index: Tensor, mask: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from hellm_pyg import assembly
 from hellm_pyg.config import load_config
+from hellm_pyg.data import history_edges
 from tests.shop import NUM_ITEMS, NUM_USERS, write_shop
 
 
@@ -70,6 +71,24 @@ def test_errors_about_data_name_the_key_of_the_recipe(
     config = load_config(None, [*write_shop(tmp_path), override])
     with pytest.raises(ValueError, match=f'^{message}'):
         assembly.build_data(config.data)
+
+
+def test_a_rehearsal_tests_on_the_validation_items(tmp_path: Path) -> None:
+    overrides = write_shop(tmp_path)
+    whole, ids = assembly.build_data(load_config(None, overrides).data)
+    config = load_config(None, [*overrides, 'data.drop_last=1'])
+    data, same = assembly.build_data(config.data)
+    assert same.fingerprint == ids.fingerprint
+    assert data.split_fingerprint != whole.split_fingerprint
+    tested = data['user'].test_item >= 0
+    assert torch.equal(data['user'].test_item[tested], whole['user'].val_item[tested])
+    assert int(tested.sum()) > 0
+    known = history_edges(data, 'all')
+    for user, item in enumerate(whole['user'].test_item.tolist()):
+        assert item not in known.item[known.user == user].tolist()
+    dates = ['data.val_from=1002', 'data.test_from=1003', 'data.drop_last=1']
+    with pytest.raises(ValueError, match=r"'data.drop_last' belongs to .*\(got 1 b"):
+        assembly.build_data(load_config(None, [*overrides, *dates]).data)
 
 
 def test_a_sample_of_the_users(tmp_path: Path) -> None:

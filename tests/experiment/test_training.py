@@ -114,6 +114,10 @@ def test_tables_that_know_held_out_items_are_refused(tmp_path: Path) -> None:
     dates = ['data.val_from=102', 'data.test_from=104']
     with pytest.raises(ValueError, match=r"'data.val_from' None \(got 102 here\)"):
         experiment.finetune(config_of('train', 'train', *dates), tmp_path / 'run')
+    with pytest.raises(ValueError, match=r"'data.drop_last' 0 \(got 1 here\)"):
+        experiment.finetune(
+            config_of('train', 'train', 'data.drop_last=1'), tmp_path / 'run'
+        )
     experiment.finetune(config_of('train+val', 'train'), tmp_path / 'run')
     card = (tmp_path / 'run' / 'model' / 'README.md').read_text()
     assert 'protocol' not in card  # of a validation that was not
