@@ -14,7 +14,8 @@ first. The catalogue is encoded once. As in ``hellm recommend``, the last
 ``train.max_len`` items of a history are read; items that the model has never seen are
 left out, and listed as ``unknown``. Where ``candidates`` are given, such as what is in
 stock, they alone are ranked. A run knows its users by their ids, too; what a request
-has as ``history`` beside the ``user`` came after the data. Requests that wait while
+has as ``history`` beside the ``user`` came after the data; models that know users by
+vectors of their own, such as LightGCN, do not read it. Requests that wait while
 another is computed join in one forward pass. Mind that this is an example: there is no
 access control, and it listens to this machine alone.
 """
@@ -166,13 +167,15 @@ def work() -> None:
                     future.set_exception(RuntimeError(str(error)))
 
 
-def known(request: dict[str, Any], key: str) -> tuple[list[Any], list[Any]]:
+def known(
+    request: dict[str, Any], key: str, least: int = 1
+) -> tuple[list[Any], list[Any]]:
     """The items of a list in a request that the model knows, and the others."""
     if not isinstance(request[key], list):
         raise ValueError(f"'{key}' needs to be a list of item ids")
     found = ids.known_items(request[key])
     unknown = [item for item in request[key] if not ids.known_items([item])]
-    if not found:
+    if len(found) < least:
         raise ValueError(
             f"'{key}' needs at least one item id that is known (got {unknown[:5]})"
         )
@@ -192,7 +195,8 @@ def past_of(user: Any) -> tuple[int, Tensor]:
 
 def answer(request: Any) -> dict[str, Any]:
     """The response to a request; a ValueError says what is wrong with it."""
-    if not isinstance(request, dict) or not {'history', 'user'} & request.keys():
+    given = request if isinstance(request, dict) else {}
+    if given.get('history') is None and given.get('user') is None:
         raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
     k = request.get('k', 10)
     if type(k) is not int or not 1 <= k <= ids.num_items:
@@ -201,8 +205,8 @@ def answer(request: Any) -> dict[str, Any]:
     unknown: dict[str, list[Any]] = {'unknown': []}
     if request.get('user') is not None:
         user, history = past_of(request['user'])
-    if request.get('history') is not None or user < 0:
-        later, unknown['unknown'] = known(request, 'history')
+    if request.get('history') is not None:
+        later, unknown['unknown'] = known(request, 'history', least=int(user < 0))
         history = torch.cat([history, ids.item_index(later)])
     if request.get('candidates') is not None:
         some, unknown['unknown_candidates'] = known(request, 'candidates')

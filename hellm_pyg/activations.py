@@ -47,7 +47,7 @@ class _Pass(NamedTuple):
 
 def _pass(llm: LLMConfig, rows: int, max_len: int, precision: str) -> _Pass:
     size = 2 if precision == 'bf16' else 4
-    slots = int((llm.prefix or {}).get('num_tokens', 10)) if llm.prefix else 0
+    slots = 0 if llm.prefix is None else int(llm.prefix.get('num_tokens', 10))
     if llm.scope == 'user':
         return _Pass(rows, max_len, max_len + _prompt_tokens(llm), 0, slots, size)
     return _Pass(rows, max_len, max_len, _prompt_tokens(llm), slots, size)

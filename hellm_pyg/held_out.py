@@ -29,7 +29,7 @@ def check_held_out(trained: Config, config: Config) -> None:
         if old != new:
             raise ValueError(
                 f"it was trained with 'data.{key}' {old!r} (got {new!r} here), hence "
-                f'on items that are held out here'
+                f'perhaps on items that are held out here'
             )
     old, new = trained.train.split, config.train.split
     if not set(TRAINED_ON[old]) <= set(TRAINED_ON[new]):

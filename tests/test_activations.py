@@ -241,6 +241,9 @@ def test_what_makes_a_step_larger() -> None:
     for text in ('Read what was bought. ' * 30, '\u8bfb' * 100):
         other = replace(user, instruction=text)
         assert activation_bytes(train, other, SHAPE) > 2 * start_of_user
+    assert activation_bytes(train, replace(llm, prefix=None), SHAPE) < start
+    llm = replace(llm, prefix=None)
+    start = activation_bytes(train, llm, SHAPE)
     less = replace(train, activation_checkpointing=True)
     assert activation_bytes(less, llm, SHAPE) < start / 2
     # The instruction of the causal scope is read once, with all its results.

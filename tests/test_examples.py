@@ -228,6 +228,9 @@ def test_serve_knows_the_users_of_a_run(tmp_path):
         _, answer = _post(url, {'user': user, 'history': [best, 'new'], 'k': 5})
         assert best not in [row['item'] for row in answer['items']]
         assert answer['unknown'] == ['new']
+        _, answer = _post(url, {'user': user, 'history': ['new'], 'k': 5})
+        assert [row['item'] for row in answer['items']] == [row.item for row in rows]
+        assert 'needs the form' in _post(url, {'user': None})[1]['error']
         for wrong in ('nobody', [user], {'id': user}):
             status, answer = _post(url, {'user': wrong})
             assert status == 400

@@ -148,7 +148,6 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
             f'{config.train.targets!r})'
         )
     check_tables(llm.tables, config)
-    _warn_of_unread(llm)
     tables = {
         name: item_table(name, source, data, ids, config.train.seed)
         for name, source in llm.tables.items()
@@ -171,7 +170,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
                 scope=llm.scope,
                 **own,
             )
-    return LLMRecommender(
+    model = LLMRecommender(
         backbone,
         Prompt.from_tokenizer(tokenizer, llm.instruction, llm.response, llm.second_bos),
         tables,
@@ -191,17 +190,13 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         table_scale=llm.table_scale,
         train_backbone=llm.weights != 'frozen',
     )
-
-
-def _warn_of_unread(llm: LLMConfig) -> None:
-    pooled = {'embedding': 'graph', 'pool': True, **(llm.prefix or {'pool': False})}
-    read = {*llm.token, *([pooled['embedding']] if pooled['pool'] else [])}
-    unread = sorted(set(llm.tables) - read)
+    unread = sorted(set(tables) - set(model.tables.channels))
     if unread:
         logger.warning(
             "'llm.tables' has %s, which neither 'llm.token' nor 'llm.prefix' reads",
             unread,
         )
+    return model
 
 
 def check_backbone(llm: LLMConfig) -> None:

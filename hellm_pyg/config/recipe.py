@@ -17,6 +17,8 @@ from hellm_pyg.config.sections import Config, DataConfig, EvalConfig
 
 # The file of a prepared folder that holds its section ``data``.
 PREPARED = 'dataset.yaml'
+# Of that section, what a recipe decides on, whatever the data.
+OF_RECIPE = ('knn', 'knn_direction', 'knn_index', 'drop_last', 'sample')
 # Sections that a run's configuration may lack, as one of an older version does.
 OPTIONAL = {'ensemble'}
 
@@ -126,11 +128,11 @@ def _prepared(name: str, datasets: Iterable[str], source: str) -> dict[str, Any]
 def save_data_config(data: DataConfig, folder: str | Path) -> None:
     """Writes how a prepared folder is read; its paths are relative to the folder.
 
-    Of the settings of the neighbours, only a ``knn`` below the usual is written: the
-    most that these data allow.
+    What the recipe decides on is left out, of the neighbours but a ``knn`` below the
+    usual: the most that these data allow.
     """
     values = to_dict(Config(data))['data']
-    chosen = {key: value for key, value in values.items() if not key.startswith('knn')}
+    chosen = {key: value for key, value in values.items() if key not in OF_RECIPE}
     if data.knn < DataConfig.knn:
         chosen['knn'] = data.knn
     _write(
@@ -148,8 +150,8 @@ def load_config(
     A recipe may have a section ``datasets`` of named partial recipes; the
     override ``dataset=<name>`` lays one of them over the rest. ``dataset=<folder>``
     reads the data of a prepared folder instead; of the recipe's own section ``data``
-    the settings of the neighbours stay, with no more of them than the folder allows.
-    Overriding ``model.name`` by another class
+    the settings of the neighbours stay, with no more of them than the folder allows,
+    ``drop_last`` and ``sample``. Overriding ``model.name`` by another class
     drops the recipe's arguments of the former one.
 
     Args:
@@ -172,7 +174,7 @@ def load_config(
             name = override.removeprefix('dataset=')
             if name not in datasets:
                 own = raw.get('data') or {}
-                kept = {key: own[key] for key in own if str(key).startswith('knn')}
+                kept = {key: own[key] for key in own if key in OF_RECIPE}
                 data = _prepared(name, datasets, source)
                 if 'knn' in data:  # the most neighbours that items have there
                     knn = parse(raw, Config, '', source).data.knn

@@ -242,6 +242,9 @@ class SequenceLoader(Loader[SequenceBatch]):
         bucket: Put rows of similar length into a batch. Shuffled rows are sorted
             within pools of 100 batches, others as a whole, longest first.
             Without it and without shuffling rows keep the order of ``users``.
+            By default, where that changes no weights: a mean over 128 targets of
+            short rows is as large a step as one over 2,000 of long ones, so that
+            training on all positions buckets only with ``batch_tokens``.
         seed: Seed of order and negatives.
         users: Restricts the rows to these users, in this order; by default, except
             with ``'all'``, to the ``sample_mask`` of the users, if they have one.
@@ -262,7 +265,7 @@ class SequenceLoader(Loader[SequenceBatch]):
         num_neg: int = 0,
         history: History = 'train+val',
         shuffle: bool | None = None,
-        bucket: bool = True,
+        bucket: bool | None = None,
         seed: int = 0,
         users: Tensor | Sequence[int] | None = None,
         batch_tokens: int | None = None,
@@ -292,6 +295,9 @@ class SequenceLoader(Loader[SequenceBatch]):
         self.targets = targets
         self.num_neg = num_neg
         self.shuffle = split == 'train' if shuffle is None else shuffle
+        if bucket is None:
+            weighed = split == 'train' and targets == 'all'
+            bucket = batch_tokens is not None or not weighed
         self.bucket = bucket
         self.batch_tokens = batch_tokens
         self._item = known.item

@@ -15,8 +15,9 @@ class DropLast(BaseTransform):
     r"""Leaves out each user's last interactions
     (functional name: :obj:`drop_last`).
 
-    Before :class:`LeaveOneOut` this rehearses a test: with ``count=1`` its
-    ``test_item`` is what is ``val_item`` without. Validation and test ask different
+    Before :class:`LeaveOneOut` this rehearses a test: with ``count=1`` the
+    ``test_item`` of users of four interactions or more is what is ``val_item``
+    without. Validation and test ask different
     things: a model has been trained on the last item that it reads before a
     validation target, but on none of those between training and test. Settings that
     are chosen in a rehearsal are chosen under the conditions of the test, whose
@@ -30,12 +31,12 @@ class DropLast(BaseTransform):
         count: Interactions left out of each history. (default: :obj:`1`)
 
     Raises:
-        ValueError: If ``count`` is below 1.
+        ValueError: If ``count`` is no whole number or below 1.
     """
 
     def __init__(self, count: int = 1) -> None:
-        if count < 1:
-            raise ValueError(f"'count' needs to be at least 1 (got {count})")
+        if type(count) is not int or count < 1:
+            raise ValueError(f"'count' needs to be a number from 1 on (got {count!r})")
         self.count = count
 
     def forward(self, data: HeteroData) -> HeteroData:

@@ -152,8 +152,15 @@ class KNNHyperedges(BaseTransform):
             if self.direction == 'col':
                 item, edge = edge, item
             order = (item * num_items + edge).argsort()
-            data[f'{name}_hyperedge'].num_nodes = num_items
             edge_type = (self.node_type, 'member_of', f'{name}_hyperedge')
+            others = {s for s, _, target in data.edge_types if target == edge_type[2]}
+            if others - {self.node_type}:
+                raise ValueError(
+                    f"'modalities' needs names of their own for the nodes of each type "
+                    f"(got {name!r}, of which '{others.pop()}' has hyperedges): rename "
+                    f"'x_{name}' of '{self.node_type}'"
+                )
+            data[edge_type[2]].num_nodes = num_items
             data[edge_type].edge_index = EdgeIndex(
                 torch.stack([item[order], edge[order]]),
                 sparse_size=(num_items, num_items),

@@ -267,9 +267,24 @@ def test_bucketing_saves_padding(shuffle):
     assert padding(True) < 1.1 < 1.5 < padding(False)
 
 
+def test_batches_hold_alike_many_targets_by_default():
+    data = LeaveOneOut()(rec_data(600, 60, max_length=50))
+
+    def spread(**options):
+        targets = sorted(b.num_targets for b in SequenceLoader(data, **options))
+        return targets[-2] / targets[1]  # of what is left over there may be little
+
+    assert spread(batch_size=32, bucket=True) > 8
+    assert spread(batch_size=32) < 2
+    assert spread(batch_tokens=800) < 2
+    assert SequenceLoader(data, targets='last').bucket
+    assert SequenceLoader(data, 'val').bucket
+
+
 def test_shuffled_buckets_are_no_curriculum():
     data = LeaveOneOut()(rec_data(600, 60, max_length=50))
-    lengths = [int(b.length.max()) for b in SequenceLoader(data, batch_size=8)]
+    loader = SequenceLoader(data, batch_size=8, bucket=True)
+    lengths = [int(b.length.max()) for b in loader]
     rises = sum(a < b for a, b in pairwise(lengths))
     assert 0.3 < rises / len(lengths) < 0.7
     lengths = [int(b.length.max()) for b in SequenceLoader(data, 'test', 8)]

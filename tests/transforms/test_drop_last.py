@@ -51,8 +51,9 @@ def test_the_latest_go_in_any_order_of_the_edges():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match=r"'count' needs to be at least 1 \(got 0\)"):
-        DropLast(0)
+    for count in (0, -1, 1.5, float('nan'), True):
+        with pytest.raises(ValueError, match=rf"'count' needs to be .*got {count}\)"):
+            DropLast(count)
     with pytest.raises(ValueError, match='split already'):
         DropLast()(LeaveOneOut()(rec_data()))
 

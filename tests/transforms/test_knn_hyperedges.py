@@ -62,6 +62,11 @@ def test_other_nodes_than_items():
     expected = incidence(users, k=3).nonzero().t()
     assert torch.equal(index, expected)
     assert ('item', 'member_of', 'text_hyperedge') not in out.edge_types
+    out['user'].x_text = users
+    with pytest.raises(ValueError, match=r"got 'text', of which 'item' has hyperedges"):
+        KNNHyperedges(k=3, modalities=['text'], node_type='user')(
+            KNNHyperedges(k=3)(out)
+        )
     with pytest.raises(ValueError, match=r"'node_type' .*'user'.* \(got 'tag'\)"):
         KNNHyperedges(node_type='tag')(data)
 
