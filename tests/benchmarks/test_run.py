@@ -302,7 +302,7 @@ def test_tables_say_what_their_cells_read() -> None:
         for name in (
             'hellm_refit',
             'hellm_pre_refit',
-            'sasrec_refit',
+            'sasrec_regularized_refit',
             'item_knn_refit',
             'ensemble',
         )
