@@ -131,15 +131,9 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
         ),
         pre,
     )
-    experiment.pretrain(
-        load_config('sasrec', [*data, 'train.epochs=30', 'train.batch_size=64']), sasrec
-    )
+    experiment.pretrain(load_config('sasrec', [*data, 'train.epochs=30']), sasrec)
     tables = {'graph': str(pre), 'seq': str(sasrec)}
-    llm = [
-        f'llm.tables={json.dumps(tables)}',
-        'llm.num_layers=8',
-        'train.batch_size=16',
-    ]
+    llm = [f'llm.tables={json.dumps(tables)}', 'llm.num_layers=8']
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)
     return {
         'Popularity': floors['Popularity'],

@@ -186,6 +186,14 @@ def test_values_out_of_range(override: str) -> None:
         load_config(None, [override])
 
 
+def test_a_batch_size_that_is_asked_for_counts() -> None:
+    assert load_config('sasrec').train.batch_tokens == 1536
+    train = load_config('sasrec', ['train.batch_size=9']).train
+    assert (train.batch_size, train.batch_tokens) == (9, None)
+    both = ['train.batch_tokens=80', 'train.batch_size=9']
+    assert load_config('sasrec', both).train.batch_tokens == 80
+
+
 @pytest.mark.parametrize('override', ['train.lr', '=3', 'train..lr=3', 'train.lr=[1'])
 def test_malformed_override(override: str) -> None:
     with pytest.raises(ValueError, match='override'):

@@ -36,17 +36,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             experiment.pretrain(config, folder)
             lines = (Path(folder) / 'log.jsonl').read_text().splitlines()
+        tokens = config.train.batch_tokens
         records = [record for record in map(json.loads, lines) if 'metrics' in record]
         rows[recipe] = {
-            'batch size': config.train.batch_size,
+            'batch': f'{tokens} items' if tokens else f'{config.train.batch_size} rows',
             'epoch, s': statistics.median(r['seconds'] for r in records),
             'ranking, s': statistics.median(r['eval_seconds'] for r in records),
         }
     print(f'{args.dataset}, {os.cpu_count()} cores, {args.epochs} epochs')
-    print('| recipe | batch size | epoch, s | ranking, s |\n|---|--:|--:|--:|')
+    print('| recipe | batch | epoch, s | ranking, s |\n|---|--:|--:|--:|')
     for recipe, row in rows.items():
-        batch_size, epoch, ranking = row.values()
-        print(f'| {recipe} | {batch_size} | {epoch:.1f} | {ranking:.2f} |')
+        batch, epoch, ranking = row.values()
+        print(f'| {recipe} | {batch} | {epoch:.1f} | {ranking:.2f} |')
     if args.out is not None:
         settings = {k: v for k, v in vars(args).items() if k != 'out'}
         settings |= {'cores': os.cpu_count(), 'commit': commit()}

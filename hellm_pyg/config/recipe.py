@@ -151,8 +151,9 @@ def load_config(
     override ``dataset=<name>`` lays one of them over the rest. ``dataset=<folder>``
     reads the data of a prepared folder instead; of the recipe's own section ``data``
     the settings of the neighbours stay, with no more of them than the folder allows,
-    ``drop_last`` and ``sample``. Overriding ``model.name`` by another class
-    drops the recipe's arguments of the former one.
+    ``drop_last`` and ``sample``. Overriding ``model.name`` by another class drops the
+    recipe's arguments of the former one, and overriding ``train.batch_size`` its
+    ``train.batch_tokens``, which would otherwise be what counts.
 
     Args:
         recipe: File or name of a packaged recipe; :obj:`None` starts from the
@@ -184,6 +185,8 @@ def load_config(
             parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
             raw = _merge(raw, datasets[name])
     parse(raw, Config, '', source)
+    if any(override.startswith('train.batch_size=') for override in overrides):
+        raw = _merge(raw, {'train': {'batch_tokens': None}})
     # First the class: setting it drops the arguments of the former one.
     for override in sorted(overrides, key=lambda o: not o.startswith('model.name=')):
         if not override.startswith('dataset='):
