@@ -274,7 +274,6 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
             sizes.num_items,
             state_channels=token if llm.head == 'tied' else None,
             adapter_channels=llm.head_channels,
-            dropout=llm.head_dropout,
         )
         prefix = None
         if llm.prefix is not None:

@@ -17,11 +17,10 @@ class DropLast(BaseTransform):
 
     Before :class:`LeaveOneOut` this rehearses a test: with ``count=1`` the
     ``test_item`` of users of four interactions or more is what is ``val_item``
-    without. Validation and test ask different
-    things: a model has been trained on the last item that it reads before a
-    validation target, but on none of those between training and test. Settings that
-    are chosen in a rehearsal are chosen under the conditions of the test, whose
-    items are no part of the data.
+    without. Validation and test ask different things: a model has been trained on the
+    last item that it reads before a validation target, but on none of those between
+    training and test. Settings that are chosen in a rehearsal are chosen under the
+    conditions of the test, whose items are no part of the data.
 
     Order is as of :class:`LeaveOneOut`. Users of no more than ``count`` interactions
     keep none; the numbers of users and items stay. Edges end sorted by user, then

@@ -130,7 +130,8 @@ class KNNHyperedges(BaseTransform):
         Raises:
             ValueError: If there are no such nodes, or a modality is absent, has not a
                 row for each of them, holds NaN or Inf in a row that is not missing as
-                a whole, or has no more than ``k`` present rows.
+                a whole, has no more than ``k`` present rows, or has hyperedges of
+                other nodes.
             ImportError: If faiss is not installed.
         """
         if self.node_type not in data.node_types:
@@ -140,6 +141,15 @@ class KNNHyperedges(BaseTransform):
             )
         store = data[self.node_type]
         for name in self._names(store):
+            edge_type = (self.node_type, 'member_of', f'{name}_hyperedge')
+            sources = {s for s, _, target in data.edge_types if target == edge_type[2]}
+            others = sources - {self.node_type}
+            if others:
+                raise ValueError(
+                    f"'modalities' needs names of their own for the nodes of each type "
+                    f"(got {name!r}, of which '{others.pop()}' has hyperedges): rename "
+                    f"'x_{name}' of '{self.node_type}'"
+                )
             x = store[f'x_{name}'].detach()
             num_items = store.num_nodes
             if x.dim() != 2 or x.size(0) != num_items:
@@ -152,14 +162,6 @@ class KNNHyperedges(BaseTransform):
             if self.direction == 'col':
                 item, edge = edge, item
             order = (item * num_items + edge).argsort()
-            edge_type = (self.node_type, 'member_of', f'{name}_hyperedge')
-            others = {s for s, _, target in data.edge_types if target == edge_type[2]}
-            if others - {self.node_type}:
-                raise ValueError(
-                    f"'modalities' needs names of their own for the nodes of each type "
-                    f"(got {name!r}, of which '{others.pop()}' has hyperedges): rename "
-                    f"'x_{name}' of '{self.node_type}'"
-                )
             data[edge_type[2]].num_nodes = num_items
             data[edge_type].edge_index = EdgeIndex(
                 torch.stack([item[order], edge[order]]),
