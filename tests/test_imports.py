@@ -28,6 +28,7 @@ RULES = {
         'hellm_pyg.llm',
         'hellm_pyg.nn.aggr',
         'hellm_pyg.nn.scoring',
+        'hellm_pyg.nn.smoothing',
         'hellm_pyg.data.batch',
         'hellm_pyg.datasets.ids',
         'hellm_pyg.datasets.features',

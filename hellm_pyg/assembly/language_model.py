@@ -14,14 +14,22 @@ from torch_geometric.data import HeteroData
 from hellm_pyg import checkpoint
 from hellm_pyg.assembly.data import item_features
 from hellm_pyg.assembly.models import checked_arguments
+from hellm_pyg.assembly.neighbors import item_neighbors
 from hellm_pyg.assembly.paths import resolve_llm
-from hellm_pyg.config import Config, LLMConfig, TrainConfig, nearest
+from hellm_pyg.config import (
+    Config,
+    LLMConfig,
+    SmoothingConfig,
+    TrainConfig,
+    nearest,
+)
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.held_out import check_tables
 from hellm_pyg.keys import in_words_of
 
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
+    from hellm_pyg.nn import NeighborSmoothing
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +178,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
                 scope=llm.scope,
                 **own,
             )
+    smoothing = _smoothing(config, tables)
     model = LLMRecommender(
         backbone,
         Prompt.from_tokenizer(tokenizer, llm.instruction, llm.response, llm.second_bos),
@@ -189,14 +198,39 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         candidates=llm.candidates,
         table_scale=llm.table_scale,
         train_backbone=llm.weights != 'frozen',
+        smoothing=smoothing,
     )
-    unread = sorted(set(tables) - set(model.tables.channels))
+    read = set(llm.smoothing.embeddings if llm.smoothing else ())
+    unread = sorted(set(tables) - set(model.tables.channels) - read)
     if unread:
         logger.warning(
-            "'llm.tables' has %s, which neither 'llm.token' nor 'llm.prefix' reads",
+            "'llm.tables' has %s, which none of 'llm.token', 'llm.prefix' and "
+            "'llm.smoothing' reads",
             unread,
         )
     return model
+
+
+def _smoothing(
+    config: Config, tables: Mapping[str, Tensor]
+) -> NeighborSmoothing | None:
+    from hellm_pyg.nn import NeighborSmoothing
+
+    given = config.llm.smoothing if config.llm else None
+    if given is None:
+        return None
+    unknown = [name for name in given.embeddings if name not in tables]
+    if unknown:
+        raise ValueError(
+            f"'llm.smoothing.embeddings' needs names of 'llm.tables', "
+            f'{sorted(tables)} (got {unknown[0]!r})'
+        )
+    with in_words_of(SmoothingConfig, 'llm.smoothing'):
+        near = [
+            item_neighbors(tables[name], given.k, config.data.knn_index)
+            for name in given.embeddings
+        ]
+    return NeighborSmoothing(torch.cat(near, dim=1), given.weight)
 
 
 def check_backbone(llm: LLMConfig) -> None:

@@ -16,6 +16,7 @@ from hellm_pyg.config.sections import (
     EnsembleConfig,
     EvalConfig,
     LLMConfig,
+    SmoothingConfig,
     TrainConfig,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     'EnsembleConfig',
     'EvalConfig',
     'LLMConfig',
+    'SmoothingConfig',
     'TrainConfig',
     'load_config',
     'load_run_config',

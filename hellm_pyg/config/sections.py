@@ -79,6 +79,28 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class SmoothingConfig:
+    """Targets smoothed along neighbours, see ``hellm_pyg.nn.NeighborSmoothing``.
+
+    Args:
+        embeddings: Which of ``llm.tables`` have the neighbours, by cosine.
+        k: Neighbours of an item in each of them, itself not counted.
+        weight: Share of a target's weight that they get together.
+    """
+
+    embeddings: list[str] = field(default_factory=lambda: ['graph'])
+    k: int = 10
+    weight: float = 0.2
+
+    def __post_init__(self) -> None:
+        _at_least(1, self, 'k')
+        if not self.embeddings:
+            raise ValueError("'embeddings' needs to name a table (got [])")
+        if not 0 <= self.weight < 1:
+            raise ValueError(f"'weight' needs to lie in [0, 1) (got {self.weight})")
+
+
+@dataclass(frozen=True)
 class LLMConfig:
     """The language-model phase.
 
@@ -98,6 +120,8 @@ class LLMConfig:
         token: Names of ``tables`` that make up an item's soft token.
         projector_layers: Layers between an item's embeddings and its token.
         candidates: What competes in the loss: ``'all'`` items, or the ``'unseen'``.
+        smoothing: Lets the neighbours of a target share its weight in the loss;
+            :obj:`None` for the targets alone.
         table_scale: ``'rms'`` reads every table with a root mean square of one.
         scope: ``'user'`` (a row a history) or ``'causal'`` (all positions).
         prefix: Arguments of ``GraphPrefix`` beside the name of the table that
@@ -124,6 +148,7 @@ class LLMConfig:
     token: list[str] = field(default_factory=lambda: ['graph', 'seq'])
     projector_layers: int = 2
     candidates: Literal['all', 'unseen'] = 'all'
+    smoothing: SmoothingConfig | None = None
     table_scale: Literal['none', 'rms'] = 'none'
     scope: Literal['user', 'causal'] = 'causal'
     prefix: dict[str, Any] | None = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.nn.scoring import Pairs, table_cross_entropy
+from hellm_pyg.nn.smoothing import NeighborSmoothing
 
 
 class ItemHead(nn.Module):
@@ -153,6 +154,7 @@ class ItemHead(nn.Module):
         target: Tensor,
         state: Tensor | None = None,
         hidden: Pairs = None,
+        smoothing: NeighborSmoothing | None = None,
     ) -> Tensor:
         r"""Returns the mean cross-entropy over the items.
 
@@ -166,13 +168,17 @@ class ItemHead(nn.Module):
             state: Item embeddings, :math:`[I, S]` (tied head only).
             hidden: Items that a state does not choose from, see
                 :func:`~hellm_pyg.nn.scoring.table_cross_entropy`.
+            smoothing: Lets the neighbours of a target share its weight.
         """
         vectors, bias = self.items(state)
         with torch.autocast(x.device.type, enabled=False):
             query = self.queries(x)
-        return table_cross_entropy(
-            query, vectors.float(), target, bias=bias, hidden=hidden
-        )
+        vectors = vectors.float()
+        loss = table_cross_entropy(query, vectors, target, bias=bias, hidden=hidden)
+        if smoothing is None:
+            return loss
+        with torch.autocast(x.device.type, enabled=False):
+            return loss + smoothing(query, vectors, target, bias)
 
     def __repr__(self) -> str:
         return (

@@ -17,6 +17,7 @@ from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_slots import rotate
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.tables import ItemTables
+from hellm_pyg.nn.smoothing import NeighborSmoothing
 
 
 def check_names(
@@ -52,6 +53,24 @@ def check_names(
                 f"'train_embeddings' names a table that nothing reads (got {name!r}; "
                 f'read are {sorted(set(used))})'
             )
+
+
+def check_smoothing(
+    smoothing: NeighborSmoothing | None, num_items: int, candidates: str
+) -> None:
+    """Refuses neighbours of another catalogue, or such that do not compete."""
+    if smoothing is None:
+        return
+    if smoothing.neighbor.size(0) != num_items:
+        raise ValueError(
+            f"'smoothing' needs neighbours of {num_items} items (got {smoothing})"
+        )
+    if candidates != 'all':
+        raise ValueError(
+            f"'smoothing' gives weight to items that may be seen, which "
+            f"candidates='{candidates}' keeps out of the loss (got {smoothing}): set "
+            f"candidates='all'"
+        )
 
 
 def check_backbone(llm: PreTrainedModel | PeftModel) -> None:

@@ -33,6 +33,7 @@ from hellm_pyg.llm.parts import (
     check_names,
     check_prefix,
     check_prompt,
+    check_smoothing,
 )
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_attention import LayerKeyValues
@@ -41,6 +42,7 @@ from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
 from hellm_pyg.llm.tables import ItemTables
+from hellm_pyg.nn.smoothing import NeighborSmoothing
 
 
 class LLMRecommender(nn.Module):
@@ -96,6 +98,9 @@ class LLMRecommender(nn.Module):
         train_backbone (bool): Train all weights of ``llm``, held in fp32; one in half
             precision still computes in it. :obj:`False` freezes them.
             (default: :obj:`False`)
+        smoothing (NeighborSmoothing, optional): Lets the neighbours of a target
+            share its weight in the loss. A matter of training: it is not saved with
+            the model. (default: :obj:`None`)
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -123,6 +128,7 @@ class LLMRecommender(nn.Module):
         candidates: Literal['all', 'unseen'] = 'all',
         table_scale: Literal['none', 'rms'] = 'none',
         train_backbone: bool = False,
+        smoothing: NeighborSmoothing | None = None,
     ) -> None:
         super().__init__()
         names = list(item_embeddings if token_embeddings is None else token_embeddings)
@@ -159,6 +165,8 @@ class LLMRecommender(nn.Module):
         self.prefix = prefix
         if prefix is not None:
             check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
+        check_smoothing(smoothing, self.tables.num_items, candidates)
+        self.smoothing = smoothing
         self.head = ItemHead(
             head,
             hidden_size,
@@ -223,7 +231,7 @@ class LLMRecommender(nn.Module):
             return self._read(token, batch, instruction, every)
 
     def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
-        """Returns the mean cross-entropy over the batch's targets.
+        """Returns the mean cross-entropy over the batch's targets, smoothed or not.
 
         Args:
             data: Not read: the model has its own tables.
@@ -248,7 +256,7 @@ class LLMRecommender(nn.Module):
             every = self._reads_every_position(whole)
             hidden = whole.seen_by(self._kept(whole)) if every else whole.seen
         with arithmetic(self.before.device, self.dtype):
-            return self.head.loss(states, batch.target, state, hidden)
+            return self.head.loss(states, batch.target, state, hidden, self.smoothing)
 
     @torch.no_grad()
     def encode(self, data: HeteroData | None = None) -> EncodedCatalogue:

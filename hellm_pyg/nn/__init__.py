@@ -3,5 +3,11 @@
 from hellm_pyg.nn.aggr import SecondOrderAggregation
 from hellm_pyg.nn.conv import LightHypergraphConv
 from hellm_pyg.nn.loss import ContrastiveLoss
+from hellm_pyg.nn.smoothing import NeighborSmoothing
 
-__all__ = ['ContrastiveLoss', 'LightHypergraphConv', 'SecondOrderAggregation']
+__all__ = [
+    'ContrastiveLoss',
+    'LightHypergraphConv',
+    'NeighborSmoothing',
+    'SecondOrderAggregation',
+]

@@ -9,6 +9,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from hellm_pyg import assembly, checkpoint
+from hellm_pyg.assembly.neighbors import item_neighbors
 from hellm_pyg.config import Config, LLMConfig, load_config
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import evaluate
@@ -102,6 +103,19 @@ def test_loss_and_tables_are_as_configured(data: HeteroData, tmp_path: Path) -> 
         assert (model.candidates, model.tables.scale) == (candidates, scale)
 
 
+def test_neighbors_of_the_named_table(data: HeteroData, tmp_path: Path) -> None:
+    smoothing = 'llm.smoothing={embeddings: [seq, text], k: 4, weight: 0.3}'
+    config = llm_config(tmp_path, smoothing)
+    model = assembly.build_llm(config, data, ids_of(data))
+    assert model.smoothing is not None
+    assert model.smoothing.weight == 0.3
+    seq = assembly.item_table('seq', 'random:6', data, ids_of(data), config.train.seed)
+    expected = [item_neighbors(x, 4) for x in (seq, data['item'].x_text)]
+    assert torch.equal(model.smoothing.neighbor, torch.cat(expected, dim=1))
+    off = llm_config(tmp_path / 'off', 'llm.smoothing=null')
+    assert assembly.build_llm(off, data, ids_of(data)).smoothing is None
+
+
 @pytest.mark.parametrize('head', ['linear', 'tied', 'frozen_random'])
 @pytest.mark.parametrize('scope', get_args(get_type_hints(LLMConfig)['scope']))
 def test_language_model_has_the_named_parts(
@@ -146,6 +160,7 @@ def test_a_table_that_nothing_reads_is_named(
         (['llm.token=[seq, text]', 'llm.prefix.pool=false'], "['graph']"),
         (['llm.token=[seq]', 'llm.prefix=null'], "['graph', 'text']"),
         (['llm.token=[graph]', 'llm.prefix.embedding=text'], "['seq']"),
+        (['llm.token=[graph, seq]', 'llm.smoothing={embeddings: [text]}'], None),
     ):
         caplog.clear()
         config = llm_config(tmp_path, *overrides, 'llm.train_tables=[]')
@@ -161,6 +176,8 @@ def test_a_table_that_nothing_reads_is_named(
         ('llm.prefix.rank=wide', "'llm.prefix.rank' in GraphPrefix needs"),
         ('llm.prefix.scale=max', "'llm.prefix.scale' in GraphPrefix needs to be one"),
         ('llm.prefix.embedding=grahp', "'llm.prefix.embedding'.*got 'grahp'"),
+        ('llm.smoothing={embeddings: [grahp]}', r"'llm.smoothing.embed.*got 'grahp'"),
+        ('llm.smoothing={k: 999}', "'llm.smoothing.k' needs to be between 1 and"),
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
         ('llm.lora.rnak=3', "'llm.lora' does not fit .*'rnak'"),

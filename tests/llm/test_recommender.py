@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.llm import LLMRecommender, Prompt, hellm
+from hellm_pyg.nn import NeighborSmoothing
 from tests.devices import DEVICES
 from tests.llm.tiny import (
     KINDS,
@@ -195,6 +196,31 @@ def test_loss_is_the_mean_cross_entropy_over_targets(scope):
     logits = model.head(model(batch), model.tables(['graph', 'seq']))
     expected = F.cross_entropy(logits, batch.target)
     torch.testing.assert_close(model.loss(HeteroData(), batch), expected)
+
+
+@pytest.mark.parametrize('head', ['tied', 'linear'])
+@pytest.mark.parametrize('scope', ['causal', 'user'])
+def test_neighbors_share_the_weight_of_a_target(scope, head):
+    neighbor = (torch.arange(NUM_ITEMS)[:, None] + torch.tensor([1, 5])) % NUM_ITEMS
+    smoothing = NeighborSmoothing(neighbor, 0.4)
+    model = recommender(scope=scope, prefix={}, head=head, smoothing=smoothing)
+    target = [3, 1, 4, 1, 5, 9, 2] if scope == 'causal' else [3, 1, 4]
+    batch = batch_of(*HISTORIES, target=target)
+    logits = model.head(model(batch), model.tables(['graph', 'seq']))
+    wanted = F.one_hot(batch.target, NUM_ITEMS) * 0.6
+    wanted += F.one_hot(neighbor[batch.target], NUM_ITEMS).sum(1) * 0.2
+    torch.testing.assert_close(
+        model.loss(HeteroData(), batch), F.cross_entropy(logits, wanted)
+    )
+    assert 'neighbor' not in ''.join(model.state_dict())
+
+
+def test_smoothing_that_does_not_fit():
+    neighbor = torch.zeros(NUM_ITEMS, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"'smoothing'.*set candidates='all'"):
+        recommender(smoothing=NeighborSmoothing(neighbor), candidates='unseen')
+    with pytest.raises(ValueError, match=r"'smoothing' needs neighbours of 20 items"):
+        recommender(smoothing=NeighborSmoothing(neighbor[1:]))
 
 
 @pytest.mark.parametrize('scope', ['causal', 'user'])

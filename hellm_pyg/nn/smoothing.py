@@ -1,0 +1,92 @@
+"""Targets that share their weight with the items that are near them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class NeighborSmoothing(torch.nn.Module):
+    r"""What smoothing the targets along item neighbours adds to a cross-entropy.
+
+    Label smoothing (`"Rethinking the Inception Architecture for Computer Vision"
+    <https://arxiv.org/abs/1512.00567>`_, section 7) spreads a share
+    :math:`\varepsilon` of a target's weight evenly over all classes. Here it goes
+    to the :math:`k` nearest neighbours :math:`\mathcal{N}(y)` of the target, so that
+    items learn from those who chose what is like them, rare items most of all:
+
+    .. math::
+        q_t(i) = (1 - \varepsilon) [i = y_t]
+        + \frac{\varepsilon}{k} [i \in \mathcal{N}(y_t)]
+
+    With the scores :math:`s_{ti} = \mathbf{x}_t^{\top} \mathbf{e}_i + b_i` the
+    cross-entropy with :math:`q` is the one with the targets alone and
+
+    .. math::
+        \frac{\varepsilon}{T} \sum_{t=1}^{T} \Big( s_{t, y_t} -
+        \frac{1}{k} \sum_{i \in \mathcal{N}(y_t)} s_{ti} \Big),
+
+    which is what :meth:`forward` returns. It takes :math:`k + 1` scores a target,
+    none of them held at once.
+
+    Args:
+        neighbor (Tensor): The :math:`k` neighbours of every item, int64 of shape
+            :math:`[I, k]`. An item without neighbours has itself in all places,
+            which leaves it its full weight.
+        weight (float): The share :math:`\varepsilon`.
+
+    Raises:
+        ValueError: If ``neighbor`` is no such matrix or ``weight`` lies outside
+            :math:`[0, 1)`.
+    """
+
+    neighbor: Tensor
+
+    def __init__(self, neighbor: Tensor, weight: float = 0.2) -> None:
+        super().__init__()
+        if neighbor.dim() != 2 or neighbor.size(1) < 1 or neighbor.is_floating_point():
+            raise ValueError(
+                f"'neighbor' needs the shape [I, k] and whole numbers (got "
+                f'{list(neighbor.shape)} of {neighbor.dtype})'
+            )
+        size = neighbor.size(0)
+        if size and not 0 <= int(neighbor.min()) <= int(neighbor.max()) < size:
+            raise ValueError(
+                f"'neighbor' needs items from 0 to {size - 1} (got from "
+                f'{int(neighbor.min())} to {int(neighbor.max())})'
+            )
+        if not 0 <= weight < 1:
+            raise ValueError(f"'weight' needs to lie in [0, 1) (got {weight})")
+        self.weight = weight
+        self.register_buffer('neighbor', neighbor.long(), persistent=False)
+
+    def forward(
+        self, x: Tensor, table: Tensor, target: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """Returns what is to be added to the mean cross-entropy, a scalar.
+
+        Args:
+            x: Query vectors, float of shape :math:`[T, D]`.
+            table: Item vectors, :math:`[I, D]`.
+            target: Index of the right item of each query, int64 of shape :math:`[T]`.
+            bias: Bias of each item, :math:`[I]`.
+
+        Raises:
+            ValueError: If ``table`` is of another number of items.
+        """
+        if table.size(0) != self.neighbor.size(0):
+            raise ValueError(
+                f"'table' needs a row for each of {self.neighbor.size(0)} items (got "
+                f'{list(table.shape)})'
+            )
+        near = self.neighbor[target]
+        mean = F.embedding_bag(near, table, mode='mean')
+        gap = (x.to(table.dtype) * (table[target] - mean)).sum(dim=1)
+        if bias is not None:
+            gap = gap + bias[target] - bias[near].mean(dim=1)
+        return self.weight * gap.mean()
+
+    def __repr__(self) -> str:
+        size, k = self.neighbor.shape
+        return f'{self.__class__.__name__}({size}, k={k}, weight={self.weight})'
