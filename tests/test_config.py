@@ -166,7 +166,6 @@ def test_names_that_yaml_does_not_read_as_text(name: str) -> None:
         'llm.head_dropout=-0.1',
         'llm.smoothing.k=0',
         'llm.smoothing.weight=1.0',
-        'llm.smoothing.embeddings=[]',
         'train.lr=-1',
         'eval.ks=[]',
         'eval.ks=[0]',

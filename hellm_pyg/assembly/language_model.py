@@ -178,7 +178,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
                 scope=llm.scope,
                 **own,
             )
-    smoothing = _smoothing(config, tables)
+    smoothing = _smoothing(config, data, tables)
     model = LLMRecommender(
         backbone,
         Prompt.from_tokenizer(tokenizer, llm.instruction, llm.response, llm.second_bos),
@@ -200,7 +200,7 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
         train_backbone=llm.weights != 'frozen',
         smoothing=smoothing,
     )
-    read = set(llm.smoothing.embeddings if llm.smoothing else ())
+    read = {llm.smoothing.embedding} if llm.smoothing else set()
     unread = sorted(set(tables) - set(model.tables.channels) - read)
     if unread:
         logger.warning(
@@ -212,24 +212,28 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
 
 
 def _smoothing(
-    config: Config, tables: Mapping[str, Tensor]
+    config: Config, data: HeteroData, tables: Mapping[str, Tensor]
 ) -> NeighborSmoothing | None:
     from hellm_pyg.nn import NeighborSmoothing
 
     given = config.llm.smoothing if config.llm else None
     if given is None:
         return None
-    unknown = [name for name in given.embeddings if name not in tables]
-    if unknown:
+    spaces = list(item_features(data).values()) if given.modalities else []
+    if given.embedding is not None:
+        if given.embedding not in tables:
+            raise ValueError(
+                f"'llm.smoothing.embedding' needs to be one of 'llm.tables' "
+                f'{sorted(tables)} (got {given.embedding!r})'
+            )
+        spaces.append(tables[given.embedding])
+    if not spaces:
         raise ValueError(
-            f"'llm.smoothing.embeddings' needs names of 'llm.tables', "
-            f'{sorted(tables)} (got {unknown[0]!r})'
+            "'llm.smoothing' needs neighbours (got embedding=null and no modalities "
+            "of the data): name one of 'llm.tables', or set llm.smoothing=null"
         )
     with in_words_of(SmoothingConfig, 'llm.smoothing'):
-        near = [
-            item_neighbors(tables[name], given.k, config.data.knn_index)
-            for name in given.embeddings
-        ]
+        near = [item_neighbors(x, given.k, config.data.knn_index) for x in spaces]
     return NeighborSmoothing(torch.cat(near, dim=1), given.weight)
 
 

@@ -21,8 +21,8 @@ def item_neighbors(x: Tensor, k: int, index: Literal['flat', 'ivf'] = 'flat') ->
         index: ``'flat'`` is exact, ``'ivf'`` is for large catalogues.
 
     Raises:
-        ValueError: If ``k`` is not positive, or more than two less than the number of
-            items that have an embedding.
+        ValueError: If ``k`` is not positive, or fewer than :math:`k + 2` items have an
+            embedding.
     """
     from hellm_pyg.transforms import KNNHyperedges
 

@@ -83,19 +83,20 @@ class SmoothingConfig:
     """Targets smoothed along neighbours, see ``hellm_pyg.nn.NeighborSmoothing``.
 
     Args:
-        embeddings: Which of ``llm.tables`` have the neighbours, by cosine.
+        embedding: Which of ``llm.tables`` has neighbours, by cosine; :obj:`None` for
+            none.
+        modalities: Whether each modality of the data has neighbours, too.
         k: Neighbours of an item in each of them, itself not counted.
         weight: Share of a target's weight that they get together.
     """
 
-    embeddings: list[str] = field(default_factory=lambda: ['graph'])
+    embedding: str | None = 'graph'
+    modalities: bool = True
     k: int = 10
     weight: float = 0.2
 
     def __post_init__(self) -> None:
         _at_least(1, self, 'k')
-        if not self.embeddings:
-            raise ValueError("'embeddings' needs to name a table (got [])")
         if not 0 <= self.weight < 1:
             raise ValueError(f"'weight' needs to lie in [0, 1) (got {self.weight})")
 

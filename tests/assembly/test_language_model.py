@@ -97,21 +97,32 @@ def llm_config(tmp_path: Path, *overrides: str) -> Config:
 def test_loss_and_tables_are_as_configured(data: HeteroData, tmp_path: Path) -> None:
     for candidates, scale in (('all', 'none'), ('unseen', 'rms')):
         config = llm_config(
-            tmp_path / scale, f'llm.candidates={candidates}', f'llm.table_scale={scale}'
+            tmp_path / scale,
+            f'llm.candidates={candidates}',
+            f'llm.table_scale={scale}',
+            'llm.smoothing=null',
         )
         model = assembly.build_llm(config, data, ids_of(data))
         assert (model.candidates, model.tables.scale) == (candidates, scale)
 
 
 def test_neighbors_of_the_named_table(data: HeteroData, tmp_path: Path) -> None:
-    smoothing = 'llm.smoothing={embeddings: [seq, text], k: 4, weight: 0.3}'
+    smoothing = 'llm.smoothing={embedding: seq, k: 4, weight: 0.3}'
     config = llm_config(tmp_path, smoothing)
     model = assembly.build_llm(config, data, ids_of(data))
     assert model.smoothing is not None
     assert model.smoothing.weight == 0.3
     seq = assembly.item_table('seq', 'random:6', data, ids_of(data), config.train.seed)
-    expected = [item_neighbors(x, 4) for x in (seq, data['item'].x_text)]
-    assert torch.equal(model.smoothing.neighbor, torch.cat(expected, dim=1))
+    text, own = (item_neighbors(x, 4) for x in (data['item'].x_text, seq))
+    assert torch.equal(model.smoothing.neighbor, torch.cat([text, own], dim=1))
+    for override, expected in (
+        ('llm.smoothing.modalities=false', own),
+        ('llm.smoothing.embedding=null', text),
+    ):
+        config = llm_config(tmp_path / 'one', smoothing, override)
+        one = assembly.build_llm(config, data, ids_of(data)).smoothing
+        assert one is not None
+        assert torch.equal(one.neighbor, expected)
     off = llm_config(tmp_path / 'off', 'llm.smoothing=null')
     assert assembly.build_llm(off, data, ids_of(data)).smoothing is None
 
@@ -160,10 +171,12 @@ def test_a_table_that_nothing_reads_is_named(
         (['llm.token=[seq, text]', 'llm.prefix.pool=false'], "['graph']"),
         (['llm.token=[seq]', 'llm.prefix=null'], "['graph', 'text']"),
         (['llm.token=[graph]', 'llm.prefix.embedding=text'], "['seq']"),
-        (['llm.token=[graph, seq]', 'llm.smoothing={embeddings: [text]}'], None),
+        (['llm.token=[graph, seq]', 'llm.smoothing={embedding: text}'], None),
     ):
         caplog.clear()
-        config = llm_config(tmp_path, *overrides, 'llm.train_tables=[]')
+        config = llm_config(
+            tmp_path, 'llm.smoothing=null', *overrides, 'llm.train_tables=[]'
+        )
         assembly.build_llm(config, data, ids_of(data))
         said = [r.message for r in caplog.records if 'llm.tables' in r.message]
         assert [unread in message for message in said] == [True] * (unread is not None)
@@ -176,7 +189,11 @@ def test_a_table_that_nothing_reads_is_named(
         ('llm.prefix.rank=wide', "'llm.prefix.rank' in GraphPrefix needs"),
         ('llm.prefix.scale=max', "'llm.prefix.scale' in GraphPrefix needs to be one"),
         ('llm.prefix.embedding=grahp', "'llm.prefix.embedding'.*got 'grahp'"),
-        ('llm.smoothing={embeddings: [grahp]}', r"'llm.smoothing.embed.*got 'grahp'"),
+        ('llm.smoothing={embedding: grahp}', "'llm.smoothing.embedding'.*got 'grahp'"),
+        (
+            'llm.smoothing={embedding: null, modalities: false}',
+            "'llm.smoothing' needs neighbours",
+        ),
         ('llm.smoothing={k: 999}', "'llm.smoothing.k' needs to be between 1 and"),
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
