@@ -302,14 +302,14 @@ def test_tables_say_what_their_cells_read() -> None:
         for name in (
             'hellm_refit',
             'hellm_pre_refit',
-            'sasrec_regularized_refit',
+            'sasrec_smoothed_refit',
             'item_knn_refit',
             'ensemble',
         )
     }
     assert set(found['beauty-hellm-2025']) == {
         'beauty-hellm_pre-2025',
-        'beauty-sasrec_regularized-2025',
+        'beauty-sasrec_smoothed-2025',
     }
 
 

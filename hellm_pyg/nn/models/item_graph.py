@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,39 @@ def neighbor_pairs(data: HeteroData, name: str) -> Tensor:
             'transform KNNHyperedges first'
         )
     return data[relation].edge_index
+
+
+def neighbor_matrix(data: HeteroData, names: Sequence[str]) -> Tensor:
+    """Returns the nearest other items of every item in some modalities, one beside
+    the other, int64 of shape :math:`[I, K]`.
+
+    An item that a modality lacks has itself in its places.
+
+    Raises:
+        ValueError: If the data has no neighbours of a modality, or not as many of
+            every item.
+    """
+    own = torch.arange(int(data['item'].num_nodes)).unsqueeze(1)
+    columns = []
+    for name in names:
+        both = plain_tensor(neighbor_pairs(data, name)).cpu()
+        both = both[:, both[0] != both[1]]
+        for pairs in (both, both.flip(0)):  # the direction 'col' is the other
+            count = pairs[0].bincount(minlength=len(own))
+            k = int(count.max())
+            if bool(((count == 0) | (count == k)).all()):
+                break
+        else:
+            raise ValueError(
+                f"'{name}_hyperedge' needs as many neighbours of every item (got from "
+                f'{int(count[count > 0].min())} to {k}); apply the transform '
+                f'KNNHyperedges'
+            )
+        column = own.repeat(1, k)
+        order = pairs[0].argsort(stable=True)
+        column[count > 0] = pairs[1, order].view(-1, k)
+        columns.append(column)
+    return torch.cat(columns, dim=1)
 
 
 def cosines(pairs: Tensor, x: Tensor, block_size: int = 2**16) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,10 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.nn.models.base import check_size
+from hellm_pyg.nn.models.item_graph import neighbor_matrix, neighbor_pairs
+from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
+from hellm_pyg.nn.smoothing import NeighborSmoothing
 
 LOSSES = ('softmax', 'sampled_softmax', 'bce')
 
@@ -67,6 +71,10 @@ class SASRec(torch.nn.Module):
             ``'unseen'`` in the history that a target follows. Where seen items
             are not recommended, the model need not learn to rank them, and what
             is like them, low.
+        smoothing: Share of a target's weight in ``loss='softmax'`` that its nearest
+            neighbours get, see :class:`~hellm_pyg.nn.NeighborSmoothing`. The data
+            needs them from :class:`~hellm_pyg.transforms.KNNHyperedges`.
+        modalities: In which features items are neighbours (``smoothing``).
 
     Raises:
         ValueError: If an argument is out of range, or data or batch do not
@@ -87,6 +95,8 @@ class SASRec(torch.nn.Module):
         feedforward_dim: int | None = None,
         chunk_size: int = 128,
         candidates: str = 'all',
+        smoothing: float = 0.0,
+        modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -118,12 +128,27 @@ class SASRec(torch.nn.Module):
                 f"'candidates' belongs to loss='softmax' (got 'unseen' with {loss!r}, "
                 'whose negatives are unseen anyway)'
             )
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"'smoothing' must lie in [0, 1) (got {smoothing})")
+        if smoothing and (loss, candidates) != ('softmax', 'all'):
+            raise ValueError(
+                f"'smoothing' belongs to loss='softmax' over all items (got "
+                f"{smoothing} with loss='{loss}' and candidates='{candidates}')"
+            )
+        if smoothing and not modalities:
+            raise ValueError(
+                f"'smoothing' needs 'modalities' in which items are neighbours (got "
+                f'{modalities}): give the data features, or set smoothing=0'
+            )
         self.num_items = num_items
         self.embedding_dim = embedding_dim
         self.max_len = max_len
         self.objective = loss
         self.chunk_size = chunk_size
         self.candidates = candidates
+        self.smoothing = smoothing
+        self.modalities = list(modalities or ())
+        self._smooth: Kept[NeighborSmoothing] = Kept()
         self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
         self.position_embedding = torch.nn.Embedding(max_len, embedding_dim)
         self.dropout = torch.nn.Dropout(dropout)
@@ -196,9 +221,12 @@ class SASRec(torch.nn.Module):
             )
         hidden = batch.seen_by(kept) if self.candidates == 'unseen' else None
         if self.objective == 'softmax':
-            return table_cross_entropy(
+            out = table_cross_entropy(
                 states, table, target, self.chunk_size, hidden=hidden
             )
+            if self.smoothing:
+                out = out + self._smoothed(data)(states, table, target)
+            return out
         return self._sampled_loss(states, table, target, negative)
 
     def on_epoch_start(self, data: HeteroData) -> None:
@@ -208,6 +236,15 @@ class SASRec(torch.nn.Module):
     def embeddings(self, data: HeteroData) -> dict[str, Tensor]:
         """Returns the vectors that later stages use, ``item`` [I, D]."""
         return {'item': self.encode(data).detach()}
+
+    def _smoothed(self, data: HeteroData) -> NeighborSmoothing:
+        sources = [neighbor_pairs(data, name) for name in self.modalities]
+
+        def make() -> NeighborSmoothing:
+            neighbor = neighbor_matrix(data, self.modalities)
+            return NeighborSmoothing(neighbor, self.smoothing).to(sources[0].device)
+
+        return self._smooth.get(sources, make)
 
     def _window(self, batch: SequenceBatch) -> _Window:
         length = batch.length

@@ -16,7 +16,7 @@ from hellm_pyg.data.loader import SequenceLoader
 from hellm_pyg.datasets.fake import FakeRecDataset
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import Popularity, SASRec
-from hellm_pyg.transforms import LeaveOneOut
+from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut
 from tests.nn.models.batches import item_data, sequence_batch, train
 
 NUM_ITEMS = 13
@@ -162,6 +162,32 @@ def test_losses_and_gradients_equal_the_naive_ones(loss: str, chunk_size: int) -
     )
 
 
+@pytest.mark.parametrize('direction', ['row', 'col'])
+def test_neighbors_share_the_weight_of_a_target(direction: str) -> None:
+    data = item_data(NUM_ITEMS)
+    generator = torch.Generator().manual_seed(0)
+    features = {m: torch.randn(NUM_ITEMS, 4, generator=generator) for m in 'ab'}
+    features['b'][8] = torch.nan
+    wanted = torch.zeros(4, NUM_ITEMS, dtype=torch.float64)
+    targets = [2, 0, 8, 1]
+    for name, x in features.items():
+        data['item'][f'x_{name}'] = x
+        cosine = F.normalize(x, dim=1) @ F.normalize(x, dim=1).t()
+        cosine = cosine.nan_to_num(-2).fill_diagonal_(-2)
+        for row, target in enumerate(targets):
+            near = cosine[target].topk(2).indices.tolist()
+            if name == 'b' and target == 8:  # lacks it, and keeps the weight
+                near = [8, 8]
+            for item in near:
+                wanted[row, item] += 0.4 / 4
+    wanted[range(4), targets] += 0.6
+    data = KNNHyperedges(3, direction=direction)(data)
+    model = make(smoothing=0.4, modalities=['a', 'b'], max_len=9)
+    batch = sequence_batch(HISTORIES, targets)
+    expected = F.cross_entropy(scores(model, batch), wanted)
+    torch.testing.assert_close(model.loss(data, batch), expected)
+
+
 @pytest.mark.parametrize('every', [True, False])
 @pytest.mark.parametrize('max_len', [2, 50])
 def test_seen_items_need_not_compete(every: bool, max_len: int) -> None:
@@ -271,6 +297,13 @@ def test_beats_popularity() -> None:
         ({'dropout': 1.0}, r"'dropout' must lie in \[0, 1\) \(got 1.0\)"),
         ({'loss': 'hinge'}, r"'loss' must be one of .*got 'hinge'"),
         ({'max_len': 0}, r"'max_len' must be positive \(got 0\)"),
+        ({'smoothing': 1.0}, r"'smoothing' must lie in \[0, 1\) \(got 1.0\)"),
+        ({'smoothing': 0.1}, r"'smoothing' needs 'modalities' .*got None"),
+        ({'smoothing': 0.1, 'loss': 'bce'}, r"'smoothing' belongs to loss='softmax'"),
+        (
+            {'smoothing': 0.1, 'candidates': 'unseen'},
+            r"'smoothing' belongs to .*unseen",
+        ),
         ({'feedforward_dim': -1}, r"'feedforward_dim' must be positive \(got -1\)"),
     ],
 )
