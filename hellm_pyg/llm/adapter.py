@@ -70,7 +70,7 @@ def adapt(
         return llm
     try:
         adapted = get_peft_model(llm, LoraConfig(**lora))
-    except (TypeError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         # PEFT checks few of its arguments, and stumbles over them in these ways.
         raise ValueError(
             f"'lora' does not fit peft's LoraConfig: {error} (got {dict(lora)})"

@@ -198,6 +198,8 @@ def test_a_table_that_nothing_reads_is_named(
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
         ('llm.lora.rnak=3', "'llm.lora' does not fit .*'rnak'"),
+        ('llm.lora.lora_dropout=1.5', "'llm.lora' does not fit .*between 0 and 1"),
+        ('llm.lora.target_modules=[nowhere]', "'llm.lora' does not fit .*nowhere"),
         ('llm.projector_layers=0', "'llm.projector_layers' needs to be at least 1"),
         ('llm.num_layers=9', "'llm.num_layers' needs to lie between 1 and 2"),
     ],
