@@ -322,9 +322,9 @@ def _model_class(config: Config) -> Any:
 
 
 def _reads_features(config: Config) -> bool:
-    """Whether the model of a run reads features, and the neighbours by them."""
-    if config.llm is not None:  # it has its own tables
-        return False
+    """Whether the model of a run, once trained, reads features and their neighbours."""
+    if config.llm is not None or sampling_of(_model_class(config)) == 'sequences':
+        return False  # it has its own tables
     arguments = inspect.signature(_model_class(config)).parameters
     return 'feature_dims' in arguments or 'modalities' in arguments
 

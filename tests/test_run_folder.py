@@ -276,6 +276,14 @@ def test_neighbours_are_those_of_the_members(shop: Path, tmp_path: Path) -> None
     assert experiment.ensemble(other, tmp_path / 'other') == first
     assert load_config(tmp_path / 'other' / 'config.yaml').data.knn == 4
     assert experiment.ensemble(other, tmp_path / 'other') == first
+    # SASRec has learned from them, if at all, and reads them no more.
+    shutil.copytree(shop / 'seq', tmp_path / 'near')
+    path = tmp_path / 'near' / 'config.yaml'
+    path.write_text(path.read_text().replace('knn: 4\n', 'knn: 3\n'))
+    mixed = f'ensemble.members={{seq: {path.parent}, graph: {shop / "graph"}}}'
+    config = ensemble_config(shop, mixed, members=())
+    assert experiment.ensemble(config, tmp_path / 'mixed') == first
+    assert load_config(tmp_path / 'mixed' / 'config.yaml').data.knn == 4
 
 
 def test_member_of_another_catalogue_is_named(shop: Path, tmp_path: Path) -> None:
