@@ -258,6 +258,8 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     read = {'token': llm.token, 'train_tables': llm.train_tables}
     if llm.prefix is not None:
         read['prefix.embedding'] = [str(llm.prefix.get('embedding', 'graph'))]
+    if llm.smoothing is not None and llm.smoothing.embedding is not None:
+        read['smoothing.embedding'] = [llm.smoothing.embedding]
     for key, names in read.items():
         for name in names:
             if name not in widths:

@@ -19,7 +19,6 @@ from hellm_pyg.assembly.paths import resolve_llm
 from hellm_pyg.config import (
     Config,
     LLMConfig,
-    SmoothingConfig,
     TrainConfig,
     nearest,
 )
@@ -219,22 +218,27 @@ def _smoothing(
     given = config.llm.smoothing if config.llm else None
     if given is None:
         return None
-    spaces = list(item_features(data).values()) if given.modalities else []
+    spaces = item_features(data) if given.modalities else {}
     if given.embedding is not None:
         if given.embedding not in tables:
             raise ValueError(
                 f"'llm.smoothing.embedding' needs to be one of 'llm.tables' "
-                f'{sorted(tables)} (got {given.embedding!r})'
+                f'{sorted(tables)} (got {given.embedding!r}): name one of them, or set '
+                f'llm.smoothing=null'
             )
-        spaces.append(tables[given.embedding])
-    if not spaces:
+        spaces = {**spaces, given.embedding: tables[given.embedding]}
+    near = [
+        item_neighbors(name, x, given.k, config.data.knn_index)
+        for name, x in spaces.items()
+    ]
+    neighbor = torch.cat(near, dim=1) if near else torch.empty(0, 0)
+    if neighbor.size(1) == 0:
         raise ValueError(
-            "'llm.smoothing' needs neighbours (got embedding=null and no modalities "
-            "of the data): name one of 'llm.tables', or set llm.smoothing=null"
+            f"'llm.smoothing' needs neighbours in some embedding (got {given}, and "
+            f'modalities {sorted(item_features(data))}; three items or more need to '
+            f'have one): set llm.smoothing=null'
         )
-    with in_words_of(SmoothingConfig, 'llm.smoothing'):
-        near = [item_neighbors(x, given.k, config.data.knn_index) for x in spaces]
-    return NeighborSmoothing(torch.cat(near, dim=1), given.weight)
+    return NeighborSmoothing(neighbor, given.weight)
 
 
 def check_backbone(llm: LLMConfig) -> None:

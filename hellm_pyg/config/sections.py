@@ -86,7 +86,8 @@ class SmoothingConfig:
         embedding: Which of ``llm.tables`` has neighbours, by cosine; :obj:`None` for
             none.
         modalities: Whether each modality of the data has neighbours, too.
-        k: Neighbours of an item in each of them, itself not counted.
+        k: Neighbours of an item in each of them, itself not counted; fewer where not
+            as many items have one.
         weight: Share of a target's weight that they get together.
     """
 
@@ -176,6 +177,12 @@ class LLMConfig:
                 raise ValueError(
                     f"'{name}' needs to lie in [0, 1) (got {getattr(self, name)})"
                 )
+        if self.smoothing is not None and self.candidates != 'all':
+            raise ValueError(
+                f"'smoothing' gives weight to items that may be seen, which "
+                f"'candidates' keeps out of the loss (got {self.candidates!r}): set "
+                f'llm.smoothing=null, or llm.candidates=all'
+            )
 
 
 @dataclass(frozen=True)

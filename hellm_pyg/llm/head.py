@@ -177,8 +177,7 @@ class ItemHead(nn.Module):
         loss = table_cross_entropy(query, vectors, target, bias=bias, hidden=hidden)
         if smoothing is None:
             return loss
-        with torch.autocast(x.device.type, enabled=False):
-            return loss + smoothing(query, vectors, target, bias)
+        return loss + smoothing(query, vectors, target, bias)
 
     def __repr__(self) -> str:
         return (

@@ -137,6 +137,7 @@ class LLMRecommender(nn.Module):
         check_names(
             item_embeddings, names, used, train_embeddings, scope, candidates, max_len
         )
+        check_smoothing(smoothing, item_embeddings[names[0]].size(0), candidates)
         for name, value in (('dropout', dropout), ('head_dropout', head_dropout)):
             if not 0 <= value < 1:
                 raise ValueError(f"'{name}' needs to lie in [0, 1) (got {value})")
@@ -165,7 +166,6 @@ class LLMRecommender(nn.Module):
         self.prefix = prefix
         if prefix is not None:
             check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
-        check_smoothing(smoothing, self.tables.num_items, candidates)
         self.smoothing = smoothing
         self.head = ItemHead(
             head,

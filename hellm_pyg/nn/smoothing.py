@@ -13,27 +13,28 @@ class NeighborSmoothing(torch.nn.Module):
     Label smoothing (`"Rethinking the Inception Architecture for Computer Vision"
     <https://arxiv.org/abs/1512.00567>`_, section 7) spreads a share
     :math:`\varepsilon` of a target's weight evenly over all classes. Here it goes
-    to the :math:`k` nearest neighbours :math:`\mathcal{N}(y)` of the target, so that
-    items learn from those who chose what is like them, rare items most of all:
+    to the neighbours :math:`n_1(y), \ldots, n_k(y)` of the target, so that items learn
+    from those who chose what is like them, rare items most of all. What is a neighbour
+    twice, in two modalities, gets two shares:
 
     .. math::
         q_t(i) = (1 - \varepsilon) [i = y_t]
-        + \frac{\varepsilon}{k} [i \in \mathcal{N}(y_t)]
+        + \frac{\varepsilon}{k} \sum_{j=1}^{k} [i = n_j(y_t)]
 
     With the scores :math:`s_{ti} = \mathbf{x}_t^{\top} \mathbf{e}_i + b_i` the
     cross-entropy with :math:`q` is the one with the targets alone and
 
     .. math::
         \frac{\varepsilon}{T} \sum_{t=1}^{T} \Big( s_{t, y_t} -
-        \frac{1}{k} \sum_{i \in \mathcal{N}(y_t)} s_{ti} \Big),
+        \frac{1}{k} \sum_{j=1}^{k} s_{t, n_j(y_t)} \Big),
 
-    which is what :meth:`forward` returns. It takes :math:`k + 1` scores a target,
-    none of them held at once.
+    which is what :meth:`forward` returns. It costs as much as :math:`k + 1` scores a
+    target.
 
     Args:
         neighbor (Tensor): The :math:`k` neighbours of every item, int64 of shape
-            :math:`[I, k]`. An item without neighbours has itself in all places,
-            which leaves it its full weight.
+            :math:`[I, k]`. An item that lacks some has itself in their places, which
+            leaves it that weight.
         weight (float): The share :math:`\varepsilon`.
 
     Raises:
@@ -45,9 +46,10 @@ class NeighborSmoothing(torch.nn.Module):
 
     def __init__(self, neighbor: Tensor, weight: float = 0.2) -> None:
         super().__init__()
-        if neighbor.dim() != 2 or neighbor.size(1) < 1 or neighbor.is_floating_point():
+        whole = neighbor.dtype in (torch.int64, torch.int32)
+        if neighbor.dim() != 2 or neighbor.size(1) < 1 or not whole:
             raise ValueError(
-                f"'neighbor' needs the shape [I, k] and whole numbers (got "
+                f"'neighbor' needs the shape [I, k] and integers (got "
                 f'{list(neighbor.shape)} of {neighbor.dtype})'
             )
         size = neighbor.size(0)
@@ -73,19 +75,24 @@ class NeighborSmoothing(torch.nn.Module):
             bias: Bias of each item, :math:`[I]`.
 
         Raises:
-            ValueError: If ``table`` is of another number of items.
+            ValueError: If the shapes do not fit.
         """
         if table.size(0) != self.neighbor.size(0):
             raise ValueError(
                 f"'table' needs a row for each of {self.neighbor.size(0)} items (got "
                 f'{list(table.shape)})'
             )
+        if x.shape != (target.size(0), table.size(1)):
+            raise ValueError(
+                f"'x' needs a row for each of {target.size(0)} targets, as wide as the "
+                f'table, {table.size(1)} (got {list(x.shape)})'
+            )
         near = self.neighbor[target]
         mean = F.embedding_bag(near, table, mode='mean')
         gap = (x.to(table.dtype) * (table[target] - mean)).sum(dim=1)
         if bias is not None:
             gap = gap + bias[target] - bias[near].mean(dim=1)
-        return self.weight * gap.mean()
+        return self.weight * gap.sum() / max(gap.numel(), 1)
 
     def __repr__(self) -> str:
         size, k = self.neighbor.shape

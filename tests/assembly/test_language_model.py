@@ -113,7 +113,8 @@ def test_neighbors_of_the_named_table(data: HeteroData, tmp_path: Path) -> None:
     assert model.smoothing is not None
     assert model.smoothing.weight == 0.3
     seq = assembly.item_table('seq', 'random:6', data, ids_of(data), config.train.seed)
-    text, own = (item_neighbors(x, 4) for x in (data['item'].x_text, seq))
+    text = item_neighbors('text', data['item'].x_text, 4)
+    own = item_neighbors('seq', seq, 4)
     assert torch.equal(model.smoothing.neighbor, torch.cat([text, own], dim=1))
     for override, expected in (
         ('llm.smoothing.modalities=false', own),
@@ -192,11 +193,11 @@ def test_a_table_that_nothing_reads_is_named(
         ('llm.smoothing={embedding: grahp}', "'llm.smoothing.embedding'.*got 'grahp'"),
         (
             'llm.smoothing={embedding: null, modalities: false}',
-            "'llm.smoothing' needs neighbours",
+            "'llm.smoothing' needs neighbours .*set llm.smoothing=null",
         ),
-        ('llm.smoothing={k: 999}', "'llm.smoothing.k' needs to be between 1 and"),
         ('llm.token=[picture]', "got 'picture'"),
         ('llm.scope=user', r"'train.targets' needs to be 'last'.*\(got 'all'\)"),
+        ('llm.candidates=unseen', "'smoothing' gives weight .*set llm.smoothing=null"),
         ('llm.lora.rnak=3', "'llm.lora' does not fit .*'rnak'"),
         ('llm.lora.lora_dropout=1.5', "'llm.lora' does not fit .*between 0 and 1"),
         ('llm.lora.target_modules=[nowhere]', "'llm.lora' does not fit .*nowhere"),

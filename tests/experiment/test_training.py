@@ -35,6 +35,25 @@ def test_run_folder_of_phase_one(shop: Path) -> None:
     assert metrics['metrics'] == pytest.approx(found.metrics)
 
 
+def test_sasrec_smooths_along_the_neighbours_of_the_data(
+    shop: Path, tmp_path: Path
+) -> None:
+    for name, smoothing in (('plain', 0.0), ('smooth', 0.4)):
+        config = shop_config(shop, 'sasrec', *SMALL, f'model.smoothing={smoothing}')
+        experiment.pretrain(config, tmp_path / name)
+        experiment.pretrain(config, tmp_path / name)  # finished before
+    plain, smooth = (
+        checkpoint.load_tensors(tmp_path / name / 'embeddings.safetensors')['item']
+        for name in ('plain', 'smooth')
+    )
+    assert not torch.allclose(plain, smooth)
+    bare = shop_config(
+        shop, 'sasrec', *SMALL, 'data.features={}', 'model.smoothing=0.4'
+    )
+    with pytest.raises(ValueError, match=r"'model.smoothing' needs modalities"):
+        experiment.pretrain(bare, tmp_path / 'bare')
+
+
 def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> None:
     config = shop_config(
         shop,

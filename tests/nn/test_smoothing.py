@@ -20,8 +20,8 @@ def parts(
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
     )
     target = torch.randint(num_items, (num_targets,), generator=generator)
-    step = torch.rand(num_items, num_items - 1, generator=generator).argsort(dim=1) + 1
-    neighbor = (torch.arange(num_items)[:, None] + step[:, :k]) % num_items
+    # Of any items: what is a neighbour twice, and itself where one is missing.
+    neighbor = torch.randint(num_items, (num_items, k), generator=generator)
     return x, table, bias, target, neighbor
 
 
@@ -45,7 +45,6 @@ def soft_targets(neighbor: Tensor, target: Tensor, weight: float) -> Tensor:
 def test_completes_the_cross_entropy_with_soft_targets(
     seed: int, num_items: int, num_targets: int, k: int, weight: float, with_bias: bool
 ) -> None:
-    k = min(k, num_items - 1)
     x, table, bias, target, neighbor = parts(seed, num_items, num_targets, k)
     values = [x, table, bias] if with_bias else [x, table]
     smoothing = NeighborSmoothing(neighbor, weight)
@@ -112,7 +111,8 @@ def test_neighbors_travel_with_the_device_but_not_in_the_state() -> None:
     [
         (torch.zeros(3), 0.1, r"'neighbor' needs the shape \[I, k\].*got \[3\]"),
         (torch.zeros(3, 0).long(), 0.1, "'neighbor' needs the shape"),
-        (torch.zeros(3, 2), 0.1, 'whole numbers .*float32'),
+        (torch.zeros(3, 2), 0.1, 'integers .*float32'),
+        (torch.zeros(3, 2, dtype=torch.bool), 0.1, 'integers .*bool'),
         (torch.full((3, 1), 3), 0.1, 'items from 0 to 2 .*got from 3 to 3'),
         (torch.full((3, 1), -1), 0.1, 'items from 0 to 2'),
         (torch.zeros(3, 1).long(), 1.0, r"'weight' needs to lie in \[0, 1\)"),
@@ -126,8 +126,20 @@ def test_bad_arguments(neighbor: Tensor, weight: float, message: str) -> None:
 
 def test_a_table_of_other_items_is_refused() -> None:
     x, table, bias, target, neighbor = parts()
+    smoothing = NeighborSmoothing(neighbor)
     with pytest.raises(ValueError, match=r"'table' needs a row for each of 7 items"):
-        NeighborSmoothing(neighbor)(x, table[:-1], target, bias)
+        smoothing(x, table[:-1], target, bias)
+    for wrong in (x[:1], x[:, :1]):  # which would broadcast
+        with pytest.raises(
+            ValueError, match=r"'x' needs a row for each of 5 .* 4 \(got"
+        ):
+            smoothing(wrong, table, target, bias)
+
+
+def test_no_targets_have_no_loss() -> None:
+    x, table, bias, target, neighbor = parts()
+    found = NeighborSmoothing(neighbor)(x[:0], table, target[:0], bias)
+    assert found == table_cross_entropy(x[:0], table, target[:0], bias=bias) == 0
 
 
 def test_repr() -> None:

@@ -47,21 +47,25 @@ def neighbor_matrix(data: HeteroData, names: Sequence[str]) -> Tensor:
     columns = []
     for name in names:
         both = plain_tensor(neighbor_pairs(data, name)).cpu()
-        both = both[:, both[0] != both[1]]
+        itself = both[0] == both[1]
+        present, both = both[0, itself].unique(), both[:, ~itself]
+        k = both.size(1) // max(present.numel(), 1)
+        if k == 0:
+            raise ValueError(
+                f"'data.knn' needs to be 2 or more, an item and a neighbour (got no "
+                f"pairs of two items with modality '{name}')"
+            )
         for pairs in (both, both.flip(0)):  # the direction 'col' is the other
-            count = pairs[0].bincount(minlength=len(own))
-            k = int(count.max())
-            if bool(((count == 0) | (count == k)).all()):
+            item, count = pairs[0].unique(return_counts=True)
+            if torch.equal(item, present) and bool((count == k).all()):
                 break
         else:
             raise ValueError(
-                f"'{name}_hyperedge' needs as many neighbours of every item (got from "
-                f'{int(count[count > 0].min())} to {k}); apply the transform '
-                f'KNNHyperedges'
+                f"'{name}_hyperedge' needs items with themselves and as many others "
+                f'each; apply the transform KNNHyperedges'
             )
         column = own.repeat(1, k)
-        order = pairs[0].argsort(stable=True)
-        column[count > 0] = pairs[1, order].view(-1, k)
+        column[present] = pairs[1, pairs[0].argsort(stable=True)].view(-1, k)
         columns.append(column)
     return torch.cat(columns, dim=1)
 

@@ -74,7 +74,8 @@ class SASRec(torch.nn.Module):
         smoothing: Share of a target's weight in ``loss='softmax'`` that its nearest
             neighbours get, see :class:`~hellm_pyg.nn.NeighborSmoothing`. The data
             needs them from :class:`~hellm_pyg.transforms.KNNHyperedges`.
-        modalities: In which features items are neighbours (``smoothing``).
+        modalities: In which features items are neighbours (``smoothing``); each gives
+            an item one less than ``k`` of the transform, itself.
 
     Raises:
         ValueError: If an argument is out of range, or data or batch do not
@@ -137,8 +138,8 @@ class SASRec(torch.nn.Module):
             )
         if smoothing and not modalities:
             raise ValueError(
-                f"'smoothing' needs 'modalities' in which items are neighbours (got "
-                f'{modalities}): give the data features, or set smoothing=0'
+                f"'smoothing' needs modalities in which items are neighbours (got "
+                f'{modalities}): give the data features, or set it to 0'
             )
         self.num_items = num_items
         self.embedding_dim = embedding_dim
@@ -147,7 +148,8 @@ class SASRec(torch.nn.Module):
         self.chunk_size = chunk_size
         self.candidates = candidates
         self.smoothing = smoothing
-        self.modalities = list(modalities or ())
+        names = [modalities] if isinstance(modalities, str) else modalities
+        self.modalities = list(names or ())
         self._smooth: Kept[NeighborSmoothing] = Kept()
         self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
         self.position_embedding = torch.nn.Embedding(max_len, embedding_dim)

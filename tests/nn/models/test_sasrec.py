@@ -298,7 +298,7 @@ def test_beats_popularity() -> None:
         ({'loss': 'hinge'}, r"'loss' must be one of .*got 'hinge'"),
         ({'max_len': 0}, r"'max_len' must be positive \(got 0\)"),
         ({'smoothing': 1.0}, r"'smoothing' must lie in \[0, 1\) \(got 1.0\)"),
-        ({'smoothing': 0.1}, r"'smoothing' needs 'modalities' .*got None"),
+        ({'smoothing': 0.1}, r"'smoothing' needs modalities .*got None"),
         ({'smoothing': 0.1, 'loss': 'bce'}, r"'smoothing' belongs to loss='softmax'"),
         (
             {'smoothing': 0.1, 'candidates': 'unseen'},
