@@ -14,8 +14,8 @@ class NeighborSmoothing(torch.nn.Module):
     <https://arxiv.org/abs/1512.00567>`_, section 7) spreads a share
     :math:`\varepsilon` of a target's weight evenly over all classes. Here it goes
     to the neighbours :math:`n_1(y), \ldots, n_k(y)` of the target, so that items learn
-    from those who chose what is like them, rare items most of all. What is a neighbour
-    twice, in two modalities, gets two shares:
+    from those who chose what is like them. What is a neighbour twice, in two
+    modalities, gets two shares:
 
     .. math::
         q_t(i) = (1 - \varepsilon) [i = y_t]
