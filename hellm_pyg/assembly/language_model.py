@@ -16,12 +16,7 @@ from hellm_pyg.assembly.data import item_features
 from hellm_pyg.assembly.models import checked_arguments
 from hellm_pyg.assembly.neighbors import item_neighbors
 from hellm_pyg.assembly.paths import resolve_llm
-from hellm_pyg.config import (
-    Config,
-    LLMConfig,
-    TrainConfig,
-    nearest,
-)
+from hellm_pyg.config import Config, LLMConfig, TrainConfig, nearest
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.held_out import check_tables
 from hellm_pyg.keys import in_words_of
