@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.table import Cell
 from hellm_pyg import experiment
-from hellm_pyg.assembly import build_data
+from hellm_pyg.assembly import build_data, default_arguments
 from hellm_pyg.checkpoint import check_entries, load_json, save_json
 from hellm_pyg.config import Config, load_config, load_run_config, parse, to_dict
 from hellm_pyg.evaluation import Protocol
@@ -29,7 +29,11 @@ LAST_RANK = 1000
 
 
 def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
-    """Trains a cell to its end, reads the test items, writes the result."""
+    """Trains a cell to its end, reads the test items, writes the result.
+
+    A former result of the same metrics stays, so that the results made from a run that
+    was lost count when it has been trained again: ranks beyond the metrics may differ.
+    """
     config = load_config(cell.recipe, cell.overrides)
     train = getattr(experiment, phase(config))
     _check_members(cell, config)
@@ -54,30 +58,38 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     validated = data['user'].val_item >= 0
     if 'sample_mask' in data['user']:
         validated &= data['user'].sample_mask
-    save_json(
-        path,
-        {
-            **cell._asdict(),
-            'command': command(cell, config),
-            'commit': commit(),
-            'versions': versions(),
-            'config': to_dict(config),
-            'read': {key: digest(path.parent / f'{key}.json') for key in cell.sources},
-            'data_fingerprint': data.fingerprint,
-            'backbone': _backbone(config),
-            'parameters': metrics.get('parameters', 0),
-            'trained_parameters': settings.get('trained_parameters', 0),
-            'model_bytes': model_bytes(Path(cell.run_dir)),
-            'validation_users': int(validated.sum()),
-            'device': device,
-            'threads': torch.get_num_threads(),
-            'seconds': {'training': training, 'evaluation': evaluation},
-            'peak_memory_bytes': peak_memory(torch.device(device)),
-            'validation': metrics,
-            'test': test,
-            'ranks': ranks,
-        },
-    )
+    found = {
+        **cell._asdict(),
+        'command': command(cell, config),
+        'commit': commit(),
+        'versions': versions(),
+        'config': to_dict(config),
+        'read': {key: digest(path.parent / f'{key}.json') for key in cell.sources},
+        'data_fingerprint': data.fingerprint,
+        'backbone': _backbone(config),
+        'parameters': metrics.get('parameters', 0),
+        'trained_parameters': settings.get('trained_parameters', 0),
+        'model_bytes': model_bytes(Path(cell.run_dir)),
+        'validation_users': int(validated.sum()),
+        'device': device,
+        'threads': torch.get_num_threads(),
+        'seconds': {'training': training, 'evaluation': evaluation},
+        'peak_memory_bytes': peak_memory(torch.device(device)),
+        'validation': metrics,
+        'test': test,
+        'ranks': ranks,
+    }
+    if not (
+        finished(cell, protocols, path)
+        and _findings(load_json(path, dict)) == _findings(found)
+    ):
+        save_json(path, found)
+
+
+def _findings(result: Mapping[str, Any]) -> list[Any]:
+    """What was read and what came out, all of it but ranks."""
+    test = {key: value['metrics'] for key, value in result['test'].items()}
+    return [result.get('read'), result['validation'].get('metrics'), test]
 
 
 def _check_members(cell: Cell, config: Config) -> None:
@@ -180,13 +192,13 @@ def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:
         wanted = (cell.recipe, cell.overrides)
         return (result['recipe'], result['overrides']) == wanted
     try:
-        found: Config = parse(result['config'], Config, '', path.name)
-    except ValueError:  # a key that has gone since
+        found = _choices(parse(result['config'], Config, '', path.name))
+    except ValueError:  # a key or a model that has gone since
         return False
     check_entries(path, result, {'test': dict})
     asked = {str(Protocol(history, mask)) for history, mask in protocols}  # type: ignore[arg-type]
     own = load_config(cell.recipe, cell.overrides)
-    return set(result['test']) == asked and _choices(found) == _choices(own)
+    return set(result['test']) == asked and found == _choices(own)
 
 
 def digest(path: Path) -> str | None:
@@ -199,10 +211,13 @@ def digest(path: Path) -> str | None:
 
 
 def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:
-    """All values, and the members of an ensemble in their order."""
+    """All values, those left to the model, too, and an ensemble's members in order."""
     train = dataclasses.replace(config.train, save_minutes=0.0)
+    model = config.model
+    if 'name' in model:
+        model = {**default_arguments(model['name']), **model}
     members = [] if config.ensemble is None else list(config.ensemble.members)
-    return to_dict(dataclasses.replace(config, train=train)), members
+    return to_dict(dataclasses.replace(config, train=train, model=model)), members
 
 
 def _backbone(config: Config) -> str | None:

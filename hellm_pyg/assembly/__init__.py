@@ -19,6 +19,7 @@ from hellm_pyg.assembly.models import (
     build_loader,
     build_model,
     checked_arguments,
+    default_arguments,
     model_class,
     sampling_of,
 )
@@ -34,6 +35,7 @@ __all__ = [
     'check_backbone',
     'check_catalogue',
     'checked_arguments',
+    'default_arguments',
     'item_table',
     'load_dataset',
     'model_class',

@@ -210,7 +210,8 @@ def _smoothing(
 ) -> NeighborSmoothing | None:
     from hellm_pyg.nn import NeighborSmoothing
 
-    given = config.llm.smoothing if config.llm else None
+    assert config.llm is not None
+    given = config.llm.smoothing
     if given is None:
         return None
     spaces = item_features(data) if given.modalities else {}
@@ -220,6 +221,13 @@ def _smoothing(
                 f"'llm.smoothing.embedding' needs to be one of 'llm.tables' "
                 f'{sorted(tables)} (got {given.embedding!r}): name one of them, or set '
                 f'llm.smoothing=null'
+            )
+        source = config.llm.tables[given.embedding]
+        if source.startswith('random:'):
+            logger.warning(
+                "'llm.smoothing.embedding' is %s, in which near items are not alike; "
+                'another table, or llm.smoothing.embedding=null, would smooth better',
+                source,
             )
         spaces = {**spaces, given.embedding: tables[given.embedding]}
     near = [

@@ -60,6 +60,16 @@ def checked_arguments(
     return checked
 
 
+def default_arguments(name: object) -> dict[str, Any]:
+    """Returns what the section ``model`` may leave out, by the class of that name.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    parameters = inspect.signature(model_class(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def build_model(config: Config, data: HeteroData) -> nn.Module:
     """Builds the phase-1 model that the section ``model`` describes.
 

@@ -183,6 +183,19 @@ def test_a_table_that_nothing_reads_is_named(
         assert [unread in message for message in said] == [True] * (unread is not None)
 
 
+def test_smoothing_along_noise_is_noted(
+    data: HeteroData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for embedding, noted in (('graph', True), ('text', False), (None, False)):
+        caplog.clear()
+        smoothing = f'llm.smoothing={{embedding: {embedding or "null"}}}'
+        config = llm_config(tmp_path, smoothing)
+        assembly.build_llm(config, data, ids_of(data))
+        assert any('near items are not alike' in r.message for r in caplog.records) == (
+            noted
+        )
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [

@@ -255,6 +255,37 @@ def test_result_of_another_configuration_is_not_taken(
     assert not finished(cell, PROTOCOLS, old)
 
 
+def test_result_that_names_a_default_is_taken(
+    result: tuple[Cell, Path, dict], tmp_path: Path
+) -> None:
+    cell, _, found = result
+    assert 'smoothing' not in found['config']['model']
+
+    def is_taken(**model: object) -> bool:
+        config = {**found['config'], 'model': {**found['config']['model'], **model}}
+        (tmp_path / 'named.json').write_text(json.dumps({**found, 'config': config}))
+        return finished(cell, PROTOCOLS, tmp_path / 'named.json')
+
+    assert is_taken(smoothing=0.0)
+    assert not is_taken(smoothing=0.1)
+    assert not is_taken(name='Gone')
+
+
+def test_lost_run_that_finds_the_same_leaves_its_result(
+    result: tuple[Cell, Path, dict], tmp_path: Path
+) -> None:
+    cell, _, found = result
+    kept = tmp_path / 'a.json'
+    kept.write_text(json.dumps({**found, 'commit': 'former'}))
+    again = cell._replace(run_dir=str(tmp_path / 'run'))
+    run_cell(again, PROTOCOLS, kept)
+    assert json.loads(kept.read_text())['commit'] == 'former'
+    found['validation']['metrics']['N@5'] += 0.001
+    kept.write_text(json.dumps({**found, 'commit': 'former'}))
+    run_cell(again, PROTOCOLS, kept)
+    assert json.loads(kept.read_text())['commit'] != 'former'
+
+
 def test_a_result_needs_those_of_all_that_it_reads(
     result: tuple[Cell, Path, dict], tmp_path: Path
 ) -> None:
