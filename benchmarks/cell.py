@@ -89,7 +89,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
 def _findings(result: Mapping[str, Any]) -> list[Any]:
     """What was read and what came out, all of it but ranks."""
     test = {key: value['metrics'] for key, value in result['test'].items()}
-    return [result.get('read'), result['validation'].get('metrics'), test]
+    return [result.get('read', {}), result['validation'].get('metrics'), test]
 
 
 def _check_members(cell: Cell, config: Config) -> None:
