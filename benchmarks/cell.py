@@ -79,17 +79,25 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
         'test': test,
         'ranks': ranks,
     }
-    if not (
-        finished(cell, protocols, path)
-        and _findings(load_json(path, dict)) == _findings(found)
-    ):
+    if not (finished(cell, protocols, path) and _stays(path, found)):
         save_json(path, found)
+
+
+def _stays(path: Path, found: Mapping[str, Any]) -> bool:
+    """Whether a former result of the same data has the same metrics."""
+    former = load_json(path, dict)
+    measured = found['validation'].get('metrics') or found['test']
+    same = _findings(former) == _findings(found)
+    return 'config' in former and bool(measured) and same
 
 
 def _findings(result: Mapping[str, Any]) -> list[Any]:
     """What was read and what came out, all of it but ranks."""
-    test = {key: value['metrics'] for key, value in result['test'].items()}
-    return [result.get('read', {}), result['validation'].get('metrics'), test]
+    validation, test = result.get('validation', {}), result.get('test', {})
+    metrics = {protocol: values.get('metrics') for protocol, values in test.items()}
+    chosen = [validation.get(key) for key in ('metrics', 'best_epoch', 'weights')]
+    data = result.get('data_fingerprint')
+    return [data, result.get('read', {}), *chosen, metrics]
 
 
 def _check_members(cell: Cell, config: Config) -> None:
@@ -167,6 +175,19 @@ def up_to_date(
     )
 
 
+def superseded(cell: Cell, folder: Path) -> bool:
+    """Whether its run, shared with another table, was trained again and came out anew.
+
+    Raises:
+        ValueError: If a file is damaged.
+    """
+    run, path = Path(cell.run_dir) / 'metrics.json', folder / f'{cell.key}.json'
+    if not run.is_file() or not path.is_file():
+        return False
+    found = load_json(path, dict).get('validation', {}).get('metrics')
+    return load_json(run, dict).get('metrics') != found
+
+
 def lost_sources(cell: Cell, table: Mapping[str, Cell]) -> set[str]:
     """Keys of the cells that a cell reads, and they in turn, whose runs have gone."""
     lost = set()
@@ -179,10 +200,11 @@ def lost_sources(cell: Cell, table: Mapping[str, Cell]) -> set[str]:
 def finished(cell: Cell, protocols: list[list[str]], path: Path) -> bool:
     """Whether the result is there, of this very configuration and these protocols.
 
-    A result without a configuration is known by its overrides alone.
+    What a configuration leaves out of the section ``model`` is what the class has as
+    its default now. A result without a configuration is known by its overrides alone.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or there is no such model.
     """
     if not path.is_file():
         return False
@@ -215,7 +237,7 @@ def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:
     train = dataclasses.replace(config.train, save_minutes=0.0)
     model = config.model
     if 'name' in model:
-        model = {**default_arguments(model['name']), **model}
+        model = {**default_arguments(config), **model}
     members = [] if config.ensemble is None else list(config.ensemble.members)
     return to_dict(dataclasses.replace(config, train=train, model=model)), members
 

@@ -31,7 +31,8 @@ Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which ta
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in
 ``benchmarks/results/<table>``. Cells are skipped that are finished under all protocols,
 as are those whose runs they read; one whose run has gone, as in a fresh checkout, is
-trained again where another is to read it. Killed ones go on, a failed one leaves
+trained again where another is to read it, and measured again under every table that
+shares it, should it come out anew. Killed ones go on, a failed one leaves
 ``....failed.json`` there and does not stop the rest. The test items are read for each
 protocol, after validation has chosen the weights; with ``protocols: []`` they are left
 alone, and the report compares the cells on validation with ``base``, which is the name
@@ -108,10 +109,11 @@ def _run_all(
     argv: Sequence[str],
     only_list: bool,
 ) -> int:
-    from benchmarks.cell import lost_sources, up_to_date
+    from benchmarks.cell import lost_sources, superseded, up_to_date
 
     def is_done(cell: Cell) -> bool:
-        return up_to_date(cell, known, protocols, folder)
+        fresh = up_to_date(cell, known, protocols, folder)
+        return fresh and not superseded(cell, folder)
 
     def is_read_again(cell: Cell) -> bool:
         readers = [other for other in chosen if cell.key in lost_sources(other, known)]

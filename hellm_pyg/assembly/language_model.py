@@ -226,7 +226,7 @@ def _smoothing(
         if source.startswith('random:'):
             logger.warning(
                 "'llm.smoothing.embedding' is %s, in which near items are not alike; "
-                'another table, or llm.smoothing.embedding=null, would smooth better',
+                'name another table, or set llm.smoothing=null',
                 source,
             )
         spaces = {**spaces, given.embedding: tables[given.embedding]}

@@ -60,14 +60,21 @@ def checked_arguments(
     return checked
 
 
-def default_arguments(name: object) -> dict[str, Any]:
-    """Returns what the section ``model`` may leave out, by the class of that name.
+def default_arguments(config: Config) -> dict[str, Any]:
+    """Returns what the section ``model`` may leave out, by the class that it names.
+
+    ``max_len`` is that of the training; what the data give is left out.
 
     Raises:
         ValueError: If there is no such class.
     """
-    parameters = inspect.signature(model_class(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    parameters = inspect.signature(model_class(config.model.get('name'))).parameters
+    found = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and name not in FROM_DATA
+    }
+    return {**found, 'max_len': config.train.max_len} if 'max_len' in found else found
 
 
 def build_model(config: Config, data: HeteroData) -> nn.Module:

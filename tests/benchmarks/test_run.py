@@ -513,6 +513,28 @@ def test_what_has_gone_is_trained_again_where_it_is_read(
     assert done() == ['beauty-a-1', 'beauty-b-1']
 
 
+def test_what_another_table_has_trained_anew_is_measured_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec', 'overrides': SMALL}})
+    results = tmp_path / 'results'
+    arguments = [str(path), '--results', str(results)]
+    assert run.main(arguments) == 0
+    result = results / 'small' / 'beauty-a-1.json'
+    found = json.loads(result.read_text())
+    former = json.loads(result.read_text())
+    former['validation']['metrics']['N@5'] += 0.001
+    result.write_text(json.dumps(former))
+    for expected, done in ((former, False), (found, True)):
+        capfd.readouterr()
+        assert json.loads(result.read_text())['validation'] == expected['validation']
+        assert run.main(arguments) == 0
+        assert (': done' in capfd.readouterr().out) == done
+    shutil.rmtree(tmp_path / 'runs')
+    assert run.main(arguments) == 0
+    assert not (tmp_path / 'runs').exists()
+
+
 def test_list_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_table(tmp_path, {'a': {'recipe': 'sasrec'}})
     arguments = ['--list', '--seeds', '7', '--results', str(tmp_path / 'results')]
