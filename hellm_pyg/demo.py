@@ -133,7 +133,7 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
     )
     experiment.pretrain(load_config('sasrec', [*data, 'train.epochs=30']), sasrec)
     tables = {'graph': str(pre), 'seq': str(sasrec)}
-    llm = [f'llm.tables={json.dumps(tables)}', 'llm.num_layers=8']
+    llm = [f'llm.tables={json.dumps(tables)}', 'llm.num_layers=8', 'train.epochs=3']
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)
     return {
         'Popularity': floors['Popularity'],
