@@ -93,12 +93,13 @@ def next_steps(prepared: Prepared) -> list[str]:
 
     runs = f'runs/{prepared.folder.name}'
     graph = [] if prepared.modalities else ['model.i2i=false']
+    sequence = 'sasrec_best' if prepared.modalities else 'sasrec'
     tables = [f'llm.tables.{name}={runs}/{name}' for name in ('graph', 'seq')]
     data = f'dataset={prepared.folder}'
     user = str(prepared.ids.users[0])
     commands = [
         ['pretrain', 'pretrain_best', data, *graph, '--out', f'{runs}/graph'],
-        ['pretrain', 'sasrec', data, '--out', f'{runs}/seq'],
+        ['pretrain', sequence, data, '--out', f'{runs}/seq'],
         ['finetune', 'finetune_best', data, *tables, '--out', f'{runs}/hellm'],
         ['evaluate', f'{runs}/hellm'],
         ['recommend', f'{runs}/hellm', '--user', user, '-k', '10'],

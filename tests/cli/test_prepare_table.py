@@ -34,6 +34,7 @@ def test_from_files_to_recommendations(files: Path) -> None:
         'pretrain', 'pretrain', 'finetune', 'evaluate', 'recommend'
     ]  # fmt: skip
     assert 'model.i2i=false' in commands[0]
+    assert commands[1].startswith('pretrain sasrec dataset=shop ')
     few = ['train.epochs=1', 'train.batch_size=8', 'model.embedding_dim=8']
     hellm(*commands[0].split(), *few)
     user = commands[4].split()[3]
@@ -54,6 +55,7 @@ def test_commands_that_follow_with_features(files: Path) -> None:
     ).stdout
     tables = 'llm.tables.graph=runs/a/graph llm.tables.seq=runs/a/seq'
     assert f'finetune_best dataset=a {tables} --out runs/a/hellm' in output
+    assert 'hellm pretrain sasrec_best dataset=a --out runs/a/seq' in output
     assert 'i2i' not in output
 
 
