@@ -233,8 +233,11 @@ def digest(path: Path) -> str | None:
 
 
 def _choices(config: Config) -> tuple[dict[str, Any], list[str]]:
-    """All values, those left to the model, too, and an ensemble's members in order."""
-    train = dataclasses.replace(config.train, save_minutes=0.0)
+    """All values, those left to the model, too, and an ensemble's members in order.
+
+    The number format is not among them: it may be what the machine has.
+    """
+    train = dataclasses.replace(config.train, save_minutes=0.0, precision='auto')
     model = config.model
     if 'name' in model:
         model = {**default_arguments(config), **model}

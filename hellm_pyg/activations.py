@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from hellm_pyg.backbone_shape import BackboneShape, lora_maps
 from hellm_pyg.config import LLMConfig, TrainConfig
+from hellm_pyg.precision import DTYPES, Precision, resolve_precision
 
 # Tokens around the items at least; the default texts have 50 to 60.
 PROMPT_TOKENS = 64
@@ -45,8 +46,8 @@ class _Pass(NamedTuple):
         return own if self.shared else own._replace(rows=0)
 
 
-def _pass(llm: LLMConfig, rows: int, max_len: int, precision: str) -> _Pass:
-    size = 2 if precision == 'bf16' else 4
+def _pass(llm: LLMConfig, rows: int, max_len: int, precision: Precision) -> _Pass:
+    size = DTYPES[resolve_precision(precision)].itemsize
     slots = 0 if llm.prefix is None else int(llm.prefix.get('num_tokens', 10))
     if llm.scope == 'user':
         return _Pass(rows, max_len, max_len + _prompt_tokens(llm), 0, slots, size)

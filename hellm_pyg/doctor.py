@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from hellm_pyg.precision import has_bf16
+
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that matter, ``'-'`` where absent."""
@@ -29,17 +31,20 @@ def devices() -> dict[str, str]:
     if hasattr(os, 'sysconf'):
         memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
         found['cpu'] += f', {format_bytes(memory)}'
+    found['cpu'] += f', {_bf16("cpu")}'
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
-        with torch.cuda.device(index):  # the question is about the current one
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        bf16 = 'bf16' if native else 'no bf16'
         found[f'cuda:{index}'] = (
-            f'{device.name}, {format_bytes(device.total_memory)}, {bf16}'
+            f'{device.name}, {format_bytes(device.total_memory)}, '
+            f'{_bf16(f"cuda:{index}")}'
         )
     if torch.backends.mps.is_available():
         found['mps'] = 'Apple GPU'
     return found
+
+
+def _bf16(device: str) -> str:
+    return 'bf16' if has_bf16(device) else 'no bf16'
 
 
 def _torch_csr() -> str:

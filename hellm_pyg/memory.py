@@ -24,6 +24,7 @@ from hellm_pyg.assembly import (
 from hellm_pyg.backbone_shape import BackboneShape, backbone_shape, lora_parameters
 from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.precision import resolve_precision
 
 # Where the data are not read: what shops and review sites have on average, and the
 # width of BERT's features.
@@ -235,7 +236,8 @@ def _ranking(config: Config, batch_size: int, sizes: DataSizes) -> int:
     trained = (
         0 if config.llm.weights == 'frozen' else shape.num_linear + shape.num_other
     )
-    copies = 2 * trained if config.train.precision == 'bf16' else 0
+    low = resolve_precision(config.train.precision) == 'bf16'
+    copies = 2 * trained if low else 0
     return copies + ranking_bytes(
         batch_size, sizes.num_items, config.train, config.llm, shape
     )
@@ -288,7 +290,7 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
                 scope=llm.scope,
                 **checked_arguments(GraphPrefix, own, 'llm.prefix', PREFIX_FROM_LLM),
             )
-    low = config.train.precision == 'bf16'
+    low = resolve_precision(config.train.precision) == 'bf16'
     lora = lora_parameters(llm, shape)
     trained_tables = sum(sizes.num_items * widths[name] for name in llm.train_tables)
     number = lora + _count(prefix) + _count(projector) + _count(head) + trained_tables

@@ -65,3 +65,10 @@ def pretended_gpus(monkeypatch: pytest.MonkeyPatch, bf16: list[bool]) -> None:
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: len(bf16))
     monkeypatch.setattr(torch.cuda, 'get_device_properties', properties)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', is_bf16_supported)
+
+
+def pretended_cpu(monkeypatch: pytest.MonkeyPatch, bf16: bool) -> None:
+    """A machine without accelerator whose processor multiplies in bf16, or not."""
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: False)
+    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
+        monkeypatch.setattr(torch.cpu, name, lambda: bf16, raising=False)

@@ -37,6 +37,7 @@ RULES = {
         'hellm_pyg.datasets.item_text',
         'hellm_pyg.datasets.tables',
         'hellm_pyg.checkpoint',
+        'hellm_pyg.precision',
     },
     'hellm_pyg.evaluation': {
         'hellm_pyg.evaluation',
@@ -50,8 +51,10 @@ RULES = {
         'hellm_pyg.config',
         'hellm_pyg.data',
         'hellm_pyg.datasets.ids',
+        'hellm_pyg.precision',
     },
     'hellm_pyg.checkpoint': set(),
+    'hellm_pyg.precision': set(),
     'hellm_pyg.config': {'hellm_pyg.config', 'hellm_pyg.checkpoint'},
     'hellm_pyg.keys': set(),
     'hellm_pyg.recommendation': {

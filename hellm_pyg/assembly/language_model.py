@@ -20,6 +20,7 @@ from hellm_pyg.config import Config, LLMConfig, TrainConfig, nearest
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.held_out import check_tables
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.precision import DTYPES, resolve_precision
 
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
@@ -276,7 +277,7 @@ def _build_backbone(llm: LLMConfig, train: TrainConfig) -> tuple[Any, Any]:
     from hellm_pyg.llm.backbone import load_backbone
     from hellm_pyg.llm.random_backbone import random_backbone
 
-    dtype = torch.bfloat16 if train.precision == 'bf16' else torch.float32
+    dtype = DTYPES[resolve_precision(train.precision)]
     if llm.weights == 'random':
         return random_backbone(llm.name, llm.num_layers, dtype, llm.shape, train.seed)
     return load_backbone(llm.name, llm.num_layers, dtype, llm.load_in_4bit)

@@ -223,7 +223,8 @@ class TrainConfig:
         warmup_epochs: Linear warm-up from zero.
         clip: Largest gradient norm; :obj:`None` clips nothing.
         accumulate: Batches to a step.
-        precision: ``'fp32'`` or ``'bf16'`` (autocast).
+        precision: ``'fp32'``, ``'bf16'`` (autocast) or ``'auto'``: bf16 where the
+            device has it. What it only emulates is slower than fp32.
         activation_checkpointing: Recompute the LLM's layers in backward.
         split: The interactions that are trained on: ``'train'``, those and the
             validation items (``'train+val'``) or ``'all'``. Where the validation
@@ -256,7 +257,7 @@ class TrainConfig:
     warmup_epochs: float = 0.0
     clip: float | None = None
     accumulate: int = 1
-    precision: Literal['fp32', 'bf16'] = 'fp32'
+    precision: Literal['auto', 'fp32', 'bf16'] = 'fp32'
     activation_checkpointing: bool = False
     split: Literal['train', 'train+val', 'all'] = 'train'
     refit: str | None = None

@@ -14,8 +14,8 @@ from hellm_pyg.datasets.features import items_hash
 from hellm_pyg.datasets.item_table import ItemTable, read_items
 from hellm_pyg.datasets.tables import TABLES, checked_file
 from hellm_pyg.llm.features import ImageFeatures, TextFeatures
-from hellm_pyg.llm.loading import Precision
 from hellm_pyg.llm.text_encoder import Pooling
+from hellm_pyg.precision import Precision
 
 ENDING = '.safetensors'
 

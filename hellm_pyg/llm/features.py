@@ -22,9 +22,9 @@ from hellm_pyg.llm.image_encoder import ImageEncoder
 from hellm_pyg.llm.image_folder import checked_folder, find_images, image_paths
 from hellm_pyg.llm.image_rows import encode_images
 from hellm_pyg.llm.item_texts import item_texts, paper_template
-from hellm_pyg.llm.loading import Precision
 from hellm_pyg.llm.text_encoder import Pooling, TextEncoder
 from hellm_pyg.llm.text_rows import encode_item_texts
+from hellm_pyg.precision import Precision
 
 
 def encode_texts(

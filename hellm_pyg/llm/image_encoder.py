@@ -18,15 +18,14 @@ from transformers import (
 )
 
 from hellm_pyg.llm.loading import (
-    Precision,
     check_finite,
     config_hash,
     explained,
     load_frozen,
-    resolved_dtype,
     usable_device,
 )
 from hellm_pyg.llm.text_encoder import projected
+from hellm_pyg.precision import DTYPES, Precision, resolve_precision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +75,8 @@ class ImageEncoder:
         self.name = name
         self.batch_size = batch_size
         self.device = usable_device(device)
-        self.dtype = resolved_dtype(precision, self.device)
+        self.precision = resolve_precision(precision, self.device)
+        self.dtype = DTYPES[self.precision]
         source = name if Path(name).is_dir() else PRESETS.get(name, name)
         with explained('encoder', name, tuple(PRESETS)):
             # Torchvision resizes a little differently, and is not everywhere.
@@ -85,7 +85,6 @@ class ImageEncoder:
             )
             model, self.weights = _model(source)
         self.pooling = _pooling(pooling, model, name)
-        self.precision = 'bf16' if self.dtype == torch.bfloat16 else 'fp32'
         self.model = model.to(self.device, self.dtype)
 
     @cached_property

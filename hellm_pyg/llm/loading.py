@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from transformers import PretrainedConfig
 from transformers.utils import logging
 
 from hellm_pyg.checkpoint import tensor_hash
-
-Precision = Literal['auto', 'fp32', 'bf16']
+from hellm_pyg.precision import default_device
 
 # What a configuration says beside the computation.
 VOLATILE = {'_name_or_path', 'architectures', 'dtype', 'transformers_version'}
@@ -105,15 +104,13 @@ def check_finite(x: Tensor, name: str, precision: str) -> None:
 
 
 def usable_device(device: str | None) -> str:
-    """The device given, or the accelerator, if there is one.
+    """The device given, or :func:`~hellm_pyg.precision.default_device`.
 
     Raises:
         ValueError: If there is no such device.
     """
     if device is None:
-        if torch.accelerator.is_available():
-            return str(torch.accelerator.current_accelerator())
-        return 'cpu'
+        return default_device()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -123,26 +120,3 @@ def usable_device(device: str | None) -> str:
             f'{reason}'
         ) from None
     return device
-
-
-def resolved_dtype(precision: Precision, device: str) -> torch.dtype:
-    """The type of weights and arithmetic; ``'auto'`` is bf16 where it is faster.
-
-    Raises:
-        ValueError: If there is no such precision.
-    """
-    if precision not in ('auto', 'fp32', 'bf16'):
-        raise ValueError(
-            f"'precision' needs to be 'auto', 'fp32' or 'bf16' (got {precision!r})"
-        )
-    if precision == 'bf16' or (precision == 'auto' and _has_bf16(device)):
-        return torch.bfloat16
-    return torch.float32
-
-
-def _has_bf16(device: str) -> bool:
-    if device.startswith('cuda'):
-        with torch.cuda.device(device):  # the question is about the current one
-            return torch.cuda.is_bf16_supported(including_emulation=False)
-    names = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    return device == 'cpu' and any(getattr(torch.cpu, n, bool)() for n in names)

@@ -43,6 +43,7 @@ from hellm_pyg.llm.parts import check_backbone
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.random_backbone import random_model
+from hellm_pyg.precision import usable_dtype
 
 if TYPE_CHECKING:
     from hellm_pyg.llm.recommender import LLMRecommender
@@ -181,7 +182,7 @@ def load_pretrained(
         raise ValueError(f"'{folder / WEIGHTS}' holds other item embeddings than saved")
     recommender.load_state_dict(own, strict=False)
     if trained:
-        dtype = getattr(torch, description['backbone']['dtype'])
+        dtype = _dtype(description['backbone'])
         recommender.half_dtype = dtype if dtype in HALF else None
     if description['fingerprint'] is not None:
         recommender.ids = IdMap.load(folder / IDS)
@@ -388,7 +389,7 @@ def _load_backbone(folder: Path, description: Mapping[str, Any]) -> PreTrainedMo
         return load_model(
             saved['name'],
             num_layers=saved['num_layers'],
-            dtype=getattr(torch, saved['dtype']),
+            dtype=_dtype(saved),
             load_in_4bit=saved['load_in_4bit'],
         )
     llm = random_model(str(folder), dtype=torch.float32)
@@ -397,6 +398,12 @@ def _load_backbone(folder: Path, description: Mapping[str, Any]) -> PreTrainedMo
     llm.load_state_dict(state)
     llm.config.name_or_path = llm.name_or_path = saved['name']
     return llm
+
+
+def _dtype(saved: Mapping[str, Any]) -> torch.dtype:
+    """The type that was computed in, but bf16 where it would only be emulated."""
+    dtype: torch.dtype = getattr(torch, saved['dtype'])
+    return dtype if saved['load_in_4bit'] else usable_dtype(dtype)
 
 
 def _load_adapter(llm: PreTrainedModel, folder: Path, expected_hash: str) -> PeftModel:

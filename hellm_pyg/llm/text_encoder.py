@@ -20,14 +20,13 @@ from transformers import (
 )
 
 from hellm_pyg.llm.loading import (
-    Precision,
     check_finite,
     config_hash,
     explained,
     load_frozen,
-    resolved_dtype,
     usable_device,
 )
+from hellm_pyg.precision import DTYPES, Precision, resolve_precision
 
 Pooling = Literal['cls', 'mean', 'projection']
 
@@ -103,7 +102,7 @@ class TextEncoder:
         self.name = name
         self.batch_size = batch_size
         self.device = usable_device(device)
-        dtype = resolved_dtype(precision, self.device)
+        self.precision = resolve_precision(precision, self.device)
         preset = None if Path(name).is_dir() else PRESETS.get(name)
         source = _packaged(preset.source) if preset else name
         with explained('encoder', name, tuple(PRESETS)):
@@ -121,8 +120,7 @@ class TextEncoder:
         self.max_length = _max_length(
             max_length, preset.max_length if preset else None, model, self.tokenizer
         )
-        self.precision = 'bf16' if dtype == torch.bfloat16 else 'fp32'
-        self.model = model.to(self.device, dtype)
+        self.model = model.to(self.device, DTYPES[self.precision])
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def summary(
         'peak_memory_bytes': peak_memory(device),
         'device': str(device),
         'threads': torch.get_num_threads(),
+        'precision': settings['train']['precision'],
         'parameters': sum(p.numel() for p in model.parameters()),
         'seed': config.seed,
         'versions': versions(),

@@ -15,6 +15,7 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.config import TrainConfig
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.evaluation import Recommender
+from hellm_pyg.precision import resolve_precision
 from hellm_pyg.training.processes import share, sum_gradients
 from hellm_pyg.training.schedule import build_optimizer
 from hellm_pyg.training.state import trained_tensors
@@ -84,7 +85,7 @@ class Stepper:
         self.clip = config.clip
         self._model = model.to(accelerator.device)
         self._data = data
-        self._bf16 = config.precision == 'bf16'
+        self.precision = resolve_precision(config.precision, str(accelerator.device))
         self.optimizer = build_optimizer(model, config)
         self.trained = [p for g in self.optimizer.param_groups for p in g['params']]
         if self.processes > 1:
@@ -136,7 +137,9 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(
+            device, torch.bfloat16, enabled=self.precision == 'bf16'
+        ):
             loss = self._model.loss(self._data, batch)
         return loss.float()
 

@@ -134,7 +134,7 @@ class Trainer:
         return self.accelerator.num_processes
 
     def _make_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        train = asdict(self.config)
+        train = {**asdict(self.config), 'precision': self._stepper.precision}
         del train['save_minutes']  # may differ between the parts of a run
         return {
             **settings,

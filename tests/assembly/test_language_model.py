@@ -15,6 +15,7 @@ from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.memory import estimate_run
+from tests.devices import pretended_cpu
 from tests.shop import write_llm
 
 WITH_PREFIX = [f'finetune_{profile}' for profile in ('released', 'paper', 'best')]
@@ -225,10 +226,18 @@ def test_language_models_that_cannot_be_built(
         assembly.build_llm(llm_config(tmp_path, override), data, ids_of(data))
 
 
-@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+@pytest.mark.parametrize(
+    ('precision', 'dtype'),
+    [('fp32', torch.float32), ('bf16', torch.bfloat16), ('auto', torch.bfloat16)],
+)
 def test_what_of_the_backbone_is_trained(
-    data: HeteroData, tmp_path: Path, precision: str
+    data: HeteroData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    dtype: torch.dtype,
 ) -> None:
+    pretended_cpu(monkeypatch, bf16=precision == 'auto')
     built = {}
     for name, overrides in {
         'lora': [],
@@ -241,7 +250,6 @@ def test_what_of_the_backbone_is_trained(
         own = [f'train.precision={precision}', *overrides]
         config = llm_config(tmp_path, *own)
         built[name] = assembly.build_llm(config, data, ids_of(data))
-    dtype = torch.bfloat16 if precision == 'bf16' else torch.float32
     assert {model.dtype for model in built.values()} == {dtype}
     for name, model in built.items():
         whole = name not in ('lora', 'frozen')

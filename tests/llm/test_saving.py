@@ -17,7 +17,7 @@ from transformers import AutoModel, PreTrainedModel
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm import LLMRecommender, saving
 from hellm_pyg.llm.backbone import load_model
-from tests.devices import DEVICES
+from tests.devices import DEVICES, pretended_cpu
 from tests.llm.tiny import NUM_ITEMS, batch_of, recommender, tiny_llm
 
 BATCH = batch_of([1, 2, 3], [4], [])
@@ -381,7 +381,8 @@ def test_a_name_that_the_hub_does_not_know(tmp_path, monkeypatch):
         LLMRecommender.from_pretrained('ann/no')
 
 
-def test_bf16_backbone_round_trip(tmp_path):
+def test_bf16_backbone_round_trip(tmp_path, monkeypatch):
+    pretended_cpu(monkeypatch, bf16=True)
     llm = stored(tmp_path / 'backbone', torch.bfloat16)
     model = recommender(prefix={}, llm=llm)
     model.save_pretrained(tmp_path / 'saved')
@@ -389,6 +390,20 @@ def test_bf16_backbone_round_trip(tmp_path):
     assert again.backbone.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in again.parameters() if p.requires_grad)
     torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
+
+
+def test_bf16_is_read_in_fp32_where_it_is_emulated(tmp_path, monkeypatch):
+    model = recommender(prefix={}, llm=stored(tmp_path / 'backbone', torch.bfloat16))
+    model.save_pretrained(tmp_path / 'saved')
+    pretended_cpu(monkeypatch, bf16=False)
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
+    assert again.dtype == again.backbone.dtype == torch.float32
+    for one, other in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(one, other.float())
+    torch.testing.assert_close(scores(again), scores(model), rtol=0.05, atol=0.05)
+    whole = trained(tmp_path / 'other', torch.bfloat16)
+    whole.save_pretrained(tmp_path / 'whole')
+    assert LLMRecommender.from_pretrained(tmp_path / 'whole').dtype == torch.float32
 
 
 def trained(folder: Path, dtype: torch.dtype = torch.float32) -> LLMRecommender:
@@ -401,7 +416,8 @@ def trained(folder: Path, dtype: torch.dtype = torch.float32) -> LLMRecommender:
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_a_trained_backbone_is_part_of_the_folder(tmp_path, dtype):
+def test_a_trained_backbone_is_part_of_the_folder(tmp_path, dtype, monkeypatch):
+    pretended_cpu(monkeypatch, bf16=True)
     model = trained(tmp_path / 'backbone', dtype)
     model.save_pretrained(tmp_path / 'saved', IDS)
     again = LLMRecommender.from_pretrained(tmp_path / 'saved')

@@ -13,6 +13,7 @@ from hellm_pyg.config import TrainConfig
 from hellm_pyg.data import PairBatch
 from hellm_pyg.training.processes import make_accelerator
 from hellm_pyg.training.step import Stepper
+from tests.devices import pretended_cpu
 from tests.training.toy import ITEMS, USERS, Toy
 
 
@@ -89,7 +90,7 @@ def test_a_step_needs_a_target_somewhere() -> None:
         stepper(Plain().eval()).backward([])
 
 
-def test_bf16_is_autocast() -> None:
+def test_bf16_is_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = []
 
     class Matmul(Toy):
@@ -98,11 +99,18 @@ def test_bf16_is_autocast() -> None:
             kinds.append(product.dtype)
             return product.mean()
 
-    for precision in ('bf16', 'fp32'):
+    for precision, has_bf16 in (
+        ('bf16', False),
+        ('auto', False),
+        ('auto', True),
+        ('fp32', True),
+    ):
+        pretended_cpu(monkeypatch, has_bf16)
         one = stepper(Matmul(), precision=precision)
         one.backward([triples(4)])
         assert one.trained[0].grad.dtype == torch.float32
-    assert kinds == [torch.bfloat16, torch.float32]
+        assert one.precision == ('bf16' if kinds[-1] == torch.bfloat16 else 'fp32')
+    assert kinds == [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
 
 
 def test_bad_models_are_refused() -> None:
