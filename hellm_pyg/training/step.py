@@ -137,9 +137,7 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
-        with torch.autocast(
-            device, torch.bfloat16, enabled=self.precision == 'bf16'
-        ):
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == 'bf16'):
             loss = self._model.loss(self._data, batch)
         return loss.float()
 
