@@ -73,6 +73,7 @@ LABELS = {
 
 # What qualifies a model, of one or two words of a cell's name.
 WORDS = {
+    'all': 'all members',
     'bce': 'BCE',
     'both': 'both features',
     'cl': 'contrast',
@@ -80,6 +81,7 @@ WORDS = {
     'llm': 'LLM',
     'none': 'no features',
     'sampled': 'sampled softmax',
+    'sasrecs': 'SASRecs',
     'seq': 'sequence',
     'train val': 'train+val',
     'u2u': 'U2U',
