@@ -25,7 +25,8 @@ def default_device() -> str:
 def has_bf16(device: str) -> bool:
     """Whether a device multiplies in bf16 itself.
 
-    What it only emulates is slower than fp32, on a CPU ten to forty times.
+    What it only emulates is slower than fp32, on a CPU some twenty times
+    (``benchmarks/speed/precision.py``).
 
     Args:
         device: Its name, as ``'cpu'`` or ``'cuda:1'``.
