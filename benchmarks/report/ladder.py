@@ -16,7 +16,13 @@ from benchmarks.report.plan import load_plan
 from benchmarks.report.tables import Cell, Table, named, refitted
 
 METRICS = ('N@10', 'R@10')
-IGNORED = ('dataset', 'data.root', 'train.seed', 'train.save_minutes')  # no levers
+IGNORED = (  # no levers
+    'dataset',
+    'data.root',
+    'train.seed',
+    'train.save_minutes',
+    'train.precision',
+)
 
 
 @dataclass
@@ -96,7 +102,16 @@ def changes(result: Result, base: Result | None) -> str:
         return ', '.join(told) or '-'
     if _kind(new) != _kind(old):
         return ', '.join([recipe, *_overrides(result)])
-    return ', '.join(_differences(old, new)) or '-'
+    return ', '.join(_differences(_seedless(old), _seedless(new))) or '-'
+
+
+def _seedless(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration, its tables' folders without the seed that they end with."""
+    llm, seed = config.get('llm') or {}, (config.get('train') or {}).get('seed')
+    if not llm.get('tables'):
+        return config
+    tables = {name: f.removesuffix(f'/{seed}') for name, f in llm['tables'].items()}
+    return {**config, 'llm': {**llm, 'tables': tables}}
 
 
 def _kind(config: Mapping[str, Any]) -> tuple[bool, bool, str | None]:
@@ -189,8 +204,8 @@ def _caption(ladder: Ladder) -> str:
     if ladder.base is not None:
         words.append(
             f'The base is {ladder.base.name.label}: changes are all settings that '
-            'differ from it, but for folders and the seed; differences are shares of '
-            'its metric, of the seeds that both have.'
+            'differ from it, but for folders, the seed and the number format; '
+            'differences are shares of its metric, of the seeds that both have.'
         )
     elif ladder.named:
         words.append(f'The base, {ladder.named}, has no result yet.')
