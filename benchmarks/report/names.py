@@ -81,9 +81,9 @@ WORDS = {
     'llm': 'LLM',
     'none': 'no features',
     'sampled': 'sampled softmax',
-    'sasrecs': 'SASRecs',
     'seq': 'sequence',
     'train val': 'train+val',
+    'two sasrecs': 'two SASRecs',
     'u2u': 'U2U',
 }
 WITHOUT = ('no', 'without')
