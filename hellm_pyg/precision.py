@@ -59,13 +59,15 @@ def resolve_precision(
     return precision
 
 
-def usable_dtype(dtype: torch.dtype, device: str | None = None) -> torch.dtype:
-    """The type to read weights in: fp32 holds those in bf16 exactly.
+def usable_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type to read weights in: fp32 for bf16 that a CPU would only emulate.
+
+    It holds them exactly. A GPU keeps its memory, and bf16.
 
     Args:
         dtype: The type that they were saved in.
-        device: Where they will be multiplied (default: :func:`default_device`).
     """
-    if dtype == torch.bfloat16 and not has_bf16(device or default_device()):
+    device = default_device()
+    if dtype == torch.bfloat16 and device == 'cpu' and not has_bf16(device):
         return torch.float32
     return dtype

@@ -22,6 +22,14 @@ def test_the_precision_is_that_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> No
     assert resolve_precision('auto', 'cuda:1') == 'bf16'
 
 
+def test_a_gpu_reads_bf16_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretended_gpus(monkeypatch, bf16=[False])
+    monkeypatch.delenv('ACCELERATE_USE_CPU', raising=False)
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda: 'cuda')
+    assert usable_dtype(torch.bfloat16) == torch.bfloat16
+
+
 @pytest.mark.parametrize('bf16', [False, True])
 def test_the_precision_is_that_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch, bf16: bool

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from hellm_pyg.precision import DTYPES, default_device, has_bf16
+from hellm_pyg.training.record import commit
 
 SHAPES = ((576, 576), (576, 1536), (1536, 576))
 
@@ -64,6 +65,7 @@ def main() -> None:
             'has bf16': has_bf16(args.device),
             'threads': torch.get_num_threads(),
             'rows': args.rows,
+            'commit': commit(),
         },
         'products': compare(args.device, args.rows, args.repeats),
     }

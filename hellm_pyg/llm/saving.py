@@ -401,7 +401,7 @@ def _load_backbone(folder: Path, description: Mapping[str, Any]) -> PreTrainedMo
 
 
 def _dtype(saved: Mapping[str, Any]) -> torch.dtype:
-    """The type that was computed in, but bf16 where it would only be emulated."""
+    """The type that was computed in, but bf16 where a CPU would only emulate it."""
     dtype: torch.dtype = getattr(torch, saved['dtype'])
     return dtype if saved['load_in_4bit'] else usable_dtype(dtype)
 
