@@ -19,6 +19,7 @@ CELL_KEYS = {
     'grid',
     'tables',
     'members',
+    'teachers',
     'refit',
     'datasets',
     'seeds',
@@ -61,8 +62,8 @@ def load_table(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If it cannot be read, a key is unknown or missing, a cell reads the
-            item table of one that is not there, or has it as a member, or there is no
-            such base.
+            item table of one that is not there, or has it as a member or a teacher, or
+            there is no such base.
     """
     try:
         table = yaml.safe_load(path.read_text())
@@ -71,7 +72,7 @@ def load_table(path: Path) -> dict[str, Any]:
     _check(path.name, table, TABLE_KEYS, NEEDED)
     for name, cell in table['cells'].items():
         _check(f'{path.name}: {name}', cell, CELL_KEYS, {'recipe'})
-        for key in ('tables', 'members', 'refit'):
+        for key in ('tables', 'members', 'teachers', 'refit'):
             named = cell.get(key, {})
             named = named if isinstance(named, dict) else {key: named}
             for source in named.values():
@@ -152,12 +153,17 @@ def _points(
         overrides.append('ensemble.members={}')
     for member, source in cell.get('members', {}).items():
         overrides.append(f'ensemble.members.{member}={runs}/{source}/{seed}')
+    if 'teachers' in cell:
+        overrides.append('train.distill.runs={}')
+    for teacher, source in cell.get('teachers', {}).items():
+        overrides.append(f'train.distill.runs.{teacher}={runs}/{source}/{seed}')
     if 'refit' in cell:
         former = f'{runs}/{cell["refit"]}/{seed}'
         overrides += ['train.split=train+val', f'train.refit={former}']
-    read = [*cell.get('tables', {}).values(), *cell.get('members', {}).values()]
+    kinds = ('tables', 'members', 'teachers')
+    read = [source for kind in kinds for source in cell.get(kind, {}).values()]
     read += [cell['refit']] if 'refit' in cell else []
-    sources = [f'{dataset}-{source}-{seed}' for source in read]
+    sources = [f'{dataset}-{source}-{seed}' for source in dict.fromkeys(read)]
     grid, recipe = cell.get('grid', {}), find_recipe(cell['recipe'])
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))

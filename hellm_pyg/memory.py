@@ -24,6 +24,7 @@ from hellm_pyg.assembly import (
 from hellm_pyg.backbone_shape import BackboneShape, backbone_shape, lora_parameters
 from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.nn.scoring import CHUNK_ELEMENTS
 from hellm_pyg.precision import resolve_precision
 
 # Where the data are not read: what shops and review sites have on average, and the
@@ -106,7 +107,46 @@ def estimate_run(
     sizes = DataSizes.of(config, users, items)
     if config.ensemble is not None:
         return _ensemble(config, sizes)
-    return (_phase_one if config.llm is None else _phase_two)(config, sizes)
+    rows = (_phase_one if config.llm is None else _phase_two)(config, sizes)
+    return rows | _teachers(config, sizes)
+
+
+def _member(name: str, folder: str, key: str) -> Config:
+    """The configuration of a run that another one reads whole."""
+    path = Path(os.path.expandvars(folder)) / 'config.yaml'
+    if not path.is_file():
+        raise ValueError(
+            f"'{key}.{name}' needs to be the folder of a run, which says what it holds "
+            f"(got '{path.parent}', without '{path.name}'): train it first"
+        )
+    own = load_run_config(path)
+    if own.ensemble is not None:
+        raise ValueError(
+            f"'{key}.{name}' needs to be a run that is no ensemble itself (got "
+            f"'{path.parent}')"
+        )
+    return own
+
+
+def _teachers(config: Config, sizes: DataSizes) -> dict[str, int]:
+    """What other runs hold beside a training that they teach."""
+    if config.train.distill is None:
+        return {}
+    held = ranking = 0
+    rows = min(_tokens(config.train), max(1, CHUNK_ELEMENTS // sizes.num_items))
+    for name, folder in config.train.distill.runs.items():
+        if not Path(os.path.expandvars(folder)).is_dir():  # still to come: a SASRec
+            held += 4 * sizes.num_items * EMBEDDING_WIDTH
+            continue
+        own = _member(name, folder, 'train.distill.runs')
+        found = (_phase_one if own.llm is None else _phase_two)(own, sizes)
+        held += sum(found.get(part, 0) for part in (*HELD, *SHARED))
+        held += _encoded(own, sizes)
+        if own.llm is not None:
+            ranking = max(ranking, _ranking(own, rows, sizes))
+    # Scores, their softmax, the mean, what it takes from the loss and two products.
+    scores = 6 * 4 * rows * sizes.num_items
+    return {'teachers': held, 'what they tell of a batch (at most)': scores + ranking}
 
 
 def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
@@ -116,19 +156,7 @@ def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
     shared: dict[str, int] = {}
     encoded = ranking = 0
     for name, folder in config.ensemble.members.items():
-        path = Path(os.path.expandvars(folder)) / 'config.yaml'
-        if not path.is_file():
-            raise ValueError(
-                f"'ensemble.members.{name}' needs to be the folder of a run, which "
-                f"says what it holds (got '{path.parent}', without '{path.name}'): "
-                f'train it first'
-            )
-        own = load_run_config(path)
-        if own.ensemble is not None:
-            raise ValueError(
-                f"'ensemble.members.{name}' needs to be a run that is no ensemble "
-                f"itself (got '{path.parent}')"
-            )
+        own = _member(name, folder, 'ensemble.members')
         found = (_phase_one if own.llm is None else _phase_two)(own, sizes)
         rows[name] = sum(found.get(part, 0) for part in HELD)
         for part in SHARED:

@@ -125,6 +125,12 @@ def _fixed(config: Config) -> dict[str, Any]:
     for section in ('model', 'llm', 'ensemble'):
         for key, value in (values[section] or {}).items():
             flat[f'{section}.{key}'] = value
+    if config.train.distill is not None:
+        flat |= {
+            'train.distill.runs': list(config.train.distill.runs),
+            'train.distill.weight': config.train.distill.weight,
+        }
+    del flat['train.distill']
     for key in ('llm.tables', 'ensemble.members'):
         if isinstance(names := flat.get(key), Mapping):
             flat[key] = list(names)

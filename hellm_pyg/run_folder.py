@@ -236,15 +236,20 @@ def load_model(folder: Path, config: Config, data: HeteroData, ids: IdMap) -> An
 
 
 def load_members(
-    folders: Mapping[str, str], config: Config, data: HeteroData, ids: IdMap
+    folders: Mapping[str, str],
+    config: Config,
+    data: HeteroData,
+    ids: IdMap,
+    key: str = 'ensemble.members',
 ) -> dict[str, Any]:
-    """Loads the members of an ensemble, in evaluation mode.
+    """Loads finished runs that another one reads whole, in evaluation mode.
 
     Args:
         folders: Name to folder of a finished run.
-        config: The configuration of the ensemble.
-        data: Its data, which all members read.
+        config: The configuration of the run that reads them.
+        data: Its data, which all of them read.
         ids: Their id map.
+        key: Where the configuration names them.
 
     Raises:
         ValueError: If there are none, a folder has no finished run or one of another
@@ -253,28 +258,27 @@ def load_members(
     """
     if not folders:
         raise ValueError(
-            "'ensemble.members' needs a run at least, as in "
-            'ensemble.members.graph=runs/graph (got none)'
+            f"'{key}' needs a run at least, as in {key}.graph=runs/graph (got none)"
         )
     members = {}
     for name, path in folders.items():
-        key, folder = f'ensemble.members.{name}', Path(path)
+        own_key, folder = f'{key}.{name}', Path(path)
         if re.fullmatch(r'\w[\w.-]*', name) is None:
             raise ValueError(
-                f"'ensemble.members' needs names of letters, digits, '_', '-' and '.' "
+                f"'{key}' needs names of letters, digits, '_', '-' and '.' "
                 f'(got {name!r})'
             )
         try:
-            check_finished(folder, key)
+            check_finished(folder, own_key)
         except ValueError as error:
             raise ValueError(
-                f"{error}. 'ensemble.members={{{name}: ..., ...}}' replaces all "
-                f"members of a recipe, 'ensemble.members.{name}=...' this one"
+                f"{error}. '{key}={{{name}: ..., ...}}' replaces all that a recipe "
+                f"names, '{own_key}=...' this one"
             ) from None
         own = load_run_config(folder / CONFIG)
         if own.ensemble is not None:
             raise ValueError(
-                f"'{key}' needs to be a run that is no ensemble itself (got "
+                f"'{own_key}' needs to be a run that is no ensemble itself (got "
                 f"'{folder}'): take its members, {', '.join(own.ensemble.members)}"
             )
         try:
@@ -282,12 +286,19 @@ def load_members(
             _check_same(own, config)
             members[name] = load_model(folder, own, data, ids).eval()
         except ValueError as error:
-            raise ValueError(f"'{key}' cannot be a member: {error}") from error
+            raise ValueError(f"'{own_key}' cannot be taken: {error}") from error
     return members
 
 
-def check_members(folders: Mapping[str, str], data: HeteroData) -> None:
-    """Refuses members that were trained on other data than they are combined on.
+def check_members(
+    folders: Mapping[str, str], data: HeteroData, key: str = 'ensemble.members'
+) -> None:
+    """Refuses runs that were trained on other data than those at hand.
+
+    Args:
+        folders: Name to folder, as of :func:`load_members`.
+        data: The data.
+        key: Where the configuration names them.
 
     Raises:
         ValueError: If a member's interactions have changed, or the features it reads.
@@ -297,9 +308,7 @@ def check_members(folders: Mapping[str, str], data: HeteroData) -> None:
         try:
             check_unchanged(Path(path), data, _reads_features(own))
         except ValueError as error:
-            raise ValueError(
-                f"'ensemble.members.{name}' cannot be one: {error}"
-            ) from error
+            raise ValueError(f"'{key}.{name}' cannot be taken: {error}") from error
 
 
 def with_graph_of(folders: Mapping[str, str], config: Config) -> Config:
@@ -330,12 +339,12 @@ def _reads_features(config: Config) -> bool:
 
 
 def _check_same(own: Config, config: Config) -> None:
-    """Refuses a member that would read other data than it was trained on."""
+    """Refuses a run that would read other data here than it was trained on."""
     if own.train.split != config.train.split:
         raise ValueError(
             f"it was trained with 'train.split' {own.train.split!r} (got "
-            f'{config.train.split!r} for the ensemble): weights are chosen on items '
-            f"that no member was trained on, or taken over by 'train.refit'"
+            f'{config.train.split!r} here): both need the same, so that what is held '
+            f'out of one is held out of the other'
         )
     check_held_out(own, config)
     for key in ('features', *KNN_KEYS) if _reads_features(own) else ():
@@ -344,14 +353,14 @@ def _check_same(own: Config, config: Config) -> None:
             old, new = sorted(old), sorted(new)
         if old != new:
             raise ValueError(
-                f"it was trained with 'data.{key}' {old!r} (got {new!r} for the "
-                f'ensemble); all members read the same data'
+                f"it was trained with 'data.{key}' {old!r} (got {new!r} here): both "
+                f'read the same data'
             )
     histories = own.llm is not None or sampling_of(_model_class(own)) != 'pairs'
     if histories and own.train.max_len != config.train.max_len:
         raise ValueError(
             f"it reads histories of {own.train.max_len} items (got 'train.max_len' "
-            f'{config.train.max_len} for the ensemble); all members read the same'
+            f'{config.train.max_len} here): both read the same'
         )
 
 

@@ -263,6 +263,31 @@ def test_a_backbone_that_is_trained_is_counted_as_such(
     assert rows['LoRA'] == 0
 
 
+def test_teachers_are_held_beside_a_training(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path)
+    for name, recipe in (('seq', 'sasrec'), ('graph', 'lightgcn')):
+        save_config(load_config(recipe, shop), tmp_path / name / 'config.yaml')
+
+    def rows(*names: str) -> dict[str, int]:
+        folders = ', '.join(f'{name}: {tmp_path / name}' for name in names)
+        runs = f'train.distill.runs={{{folders}}}'
+        config = load_config('sasrec', [*shop, *([runs] if names else [])])
+        return estimate_run(config, users=100, items=50)
+
+    plain, taught, both = rows(), rows('seq'), rows('seq', 'graph')
+    assert 'teachers' not in plain
+    assert plain.items() < taught.items()
+    assert taught['teachers'] >= plain['parameters'] + plain['features'] + 4 * 64 * 50
+    graph = 4 * 64 * 150 * 2  # what it encodes
+    assert both['teachers'] > taught['teachers'] + graph
+    tokens = 8 * 8  # a batch of rows as long as they may be
+    assert taught['what they tell of a batch (at most)'] == 6 * 4 * tokens * 50
+    assert rows('to_come')['teachers'] == 4 * 64 * 50
+    save_config(load_config('ensemble'), tmp_path / 'all' / 'config.yaml')
+    with pytest.raises(ValueError, match=r"'train.distill.runs.all' needs .* no ens"):
+        rows('all')
+
+
 def test_an_ensemble_holds_ranks_and_encoded_catalogues(tmp_path: Path) -> None:
     members = {'seq': 'sasrec', 'graph': 'lightgcn', 'hellm': 'finetune_best'}
     llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'llm.tables.seq=random:4']

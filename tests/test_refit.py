@@ -98,6 +98,25 @@ def test_equals_a_training_of_so_many_epochs(shop: Path, tmp_path: Path) -> None
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_teachers_are_those_of_the_whole_training(shop: Path, tmp_path: Path) -> None:
+    key = 'train.distill.runs'
+    own = [*SMALL, f'{key}.seq={shop / "seq"}']
+    experiment.pretrain(shop_config(shop, 'sasrec', *own), tmp_path / 'former')
+    refit(shop, 'seq', tmp_path / 'seq')
+    more = [*SMALL, *again(tmp_path / 'former')]
+    config = shop_config(shop, 'sasrec', *more, f'{key}.seq={tmp_path / "seq"}')
+    experiment.pretrain(config, tmp_path / 'run')
+    for override, message in (
+        (f'{key}.seq={shop / "seq"}', r"seq' cannot be taken: .*'train.split' 'train'"),
+        (f'{key}.other={tmp_path / "seq"}', r"'train.distill.runs' is \['seq'\] in"),
+        ('train.distill=null', r"'train.distill.runs' is \['seq'\] in '.*former"),
+        ('train.distill={runs: {seq: x}, weight: 0.2}', r"'train.distill.weight'"),
+    ):
+        config = shop_config(shop, 'sasrec', *more, override)
+        with pytest.raises(ValueError, match=message):
+            experiment.pretrain(config, tmp_path / 'refused')
+
+
 def test_ensemble_takes_the_weights_over(shop: Path) -> None:
     for name in ('seq', 'other'):
         refit(shop, name, shop / f'{name}_again')

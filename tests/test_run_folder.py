@@ -244,23 +244,23 @@ def test_folders_that_are_no_members(
     path.write_text(path.read_text().replace('knn: 4\n', 'knn: 3\n'))
     refused(
         f'ensemble.members.graph={shop / "graph"}',
-        r"members.near' cannot be a member: .*'data.knn' 3 \(got 4 ",
+        r"members.near' cannot be taken: .*'data.knn' 3 \(got 4 ",
         f'ensemble.members.near={path.parent}',
     )
     refused(
         f'ensemble.members.graph={shop / "graph"}',
-        r"members.graph' cannot be a member: .*'data.features' \['text'\] \(got \[\]",
+        r"members.graph' cannot be taken: .*'data.features' \['text'\] \(got \[\]",
         'data.features={}',
     )
     refused(
         'train.max_len=7',
-        r"members.seq' cannot be a member: .* of 8 items \(got 'train.max_len' 7 ",
+        r"members.seq' cannot be taken: .* of 8 items \(got 'train.max_len' 7 ",
     )
     refused('train.split=all', r"'train.refit' needs .* ensemble.*'train.split' 'all'")
     shutil.copytree(shop / 'seq', tmp_path / 'leak')
     path = tmp_path / 'leak' / 'config.yaml'
     path.write_text(path.read_text().replace('split: train\n', 'split: train+val\n'))
-    message = r"x' cannot .*'train.split' 'train\+val' \(got 'train' for the ensemble"
+    message = r"x' cannot .*'train.split' 'train\+val' \(got 'train' here\)"
     refused(f'ensemble.members.x={path.parent}', message)
     shutil.copytree(shop / 'floor', tmp_path / 'half')
     (tmp_path / 'half' / 'metrics.json').unlink()
@@ -369,7 +369,9 @@ def test_members_of_other_interactions_are_refused(shop: Path, tmp_path: Path) -
         experiment.pretrain(config, tmp_path / name)
         folders = [f'ensemble.members.other={tmp_path / name}']
         config = ensemble_config(shop, *folders, members=('graph',))
-        message = r"members.other' cannot be one: .* on other interactions of the same"
+        message = (
+            r"members.other' cannot be taken: .* on other interactions of the same"
+        )
         with pytest.raises(ValueError, match=message):
             experiment.ensemble(config, tmp_path / 'run')
         assert not (tmp_path / 'run').exists()
@@ -386,7 +388,7 @@ def test_members_read_what_they_have_read_alone(
     config = ensemble_config(
         shop, f'ensemble.members.other={tmp_path / "other"}', members=('graph',)
     )
-    message = rf"other' cannot be .* of {max_len} items \(got 'train.max_len' 8 for"
+    message = rf"other' cannot be .* of {max_len} items \(got 'train.max_len' 8 here"
     with pytest.raises(ValueError, match=message):
         experiment.ensemble(config, tmp_path / 'run')
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from hellm_pyg.config import Config, DataConfig, LLMConfig
@@ -28,6 +29,10 @@ def expand(value: str, key: str) -> str:
     return str(Path(expanded).expanduser().absolute())
 
 
+def _expand_all(paths: Mapping[str, str], key: str) -> dict[str, str]:
+    return {name: expand(path, f'{key}.{name}') for name, path in paths.items()}
+
+
 def resolve_paths(config: Config) -> Config:
     """Expands ``${VARIABLES}`` and makes every path absolute.
 
@@ -37,15 +42,16 @@ def resolve_paths(config: Config) -> Config:
     llm = None if config.llm is None else resolve_llm(config.llm)
     ensemble = config.ensemble
     if ensemble is not None:
-        members = {
-            name: expand(path, f'ensemble.members.{name}')
-            for name, path in ensemble.members.items()
-        }
+        members = _expand_all(ensemble.members, 'ensemble.members')
         ensemble = dataclasses.replace(ensemble, members=members)
     data, train = resolve_data(config.data), config.train
     if train.refit is not None:
         refit = expand(train.refit, 'train.refit')
         train = dataclasses.replace(train, refit=refit)
+    if train.distill is not None:
+        runs = _expand_all(train.distill.runs, 'train.distill.runs')
+        distill = dataclasses.replace(train.distill, runs=runs)
+        train = dataclasses.replace(train, distill=distill)
     return dataclasses.replace(
         config, data=data, llm=llm, ensemble=ensemble, train=train
     )
@@ -60,10 +66,7 @@ def resolve_data(data: DataConfig) -> DataConfig:
         interactions=expand(data.interactions, 'data.interactions'),
         root=expand(data.root, 'data.root'),
         items=None if data.items is None else expand(data.items, 'data.items'),
-        features={
-            name: expand(path, f'data.features.{name}')
-            for name, path in data.features.items()
-        },
+        features=_expand_all(data.features, 'data.features'),
     )
 
 

@@ -13,6 +13,7 @@ from hellm_pyg.config.recipe import (
 from hellm_pyg.config.sections import (
     Config,
     DataConfig,
+    DistillConfig,
     EnsembleConfig,
     EvalConfig,
     LLMConfig,
@@ -24,6 +25,7 @@ __all__ = [
     'PREPARED',
     'Config',
     'DataConfig',
+    'DistillConfig',
     'EnsembleConfig',
     'EvalConfig',
     'LLMConfig',

@@ -205,6 +205,24 @@ class EnsembleConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """What other runs teach, see :class:`~hellm_pyg.nn.SoftTargets`.
+
+    Args:
+        runs: Name to folder of a finished run on the same data. The mean of their
+            probabilities of the items is learned.
+        weight: Share of a target's weight that it gets.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"'weight' needs to lie in (0, 1] (got {self.weight})")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation of either phase.
 
@@ -233,6 +251,8 @@ class TrainConfig:
         refit: Folder of a run on the training part, of the same settings: what
             validation chose there, the number of epochs or the weights of an
             ensemble, is taken over. For the other choices of ``split``.
+        distill: Learn what other runs predict, too (a softmax over all items only);
+            :obj:`None` for the targets alone.
         sampling: Positives of pairs: ``'user'`` or ``'interaction'``.
         targets: ``'all'`` positions of a sequence or the ``'last'``.
         num_neg: Sampled negatives of a target, at most as many as there are items.
@@ -261,6 +281,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     split: Literal['train', 'train+val', 'all'] = 'train'
     refit: str | None = None
+    distill: DistillConfig | None = None
     sampling: Literal['user', 'interaction'] = 'user'
     targets: Literal['all', 'last'] = 'all'
     num_neg: int = 1

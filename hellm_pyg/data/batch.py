@@ -100,13 +100,18 @@ class SequenceBatch:
         return self.length.cumsum(0) - 1
 
     @property
+    def _targets_positions(self) -> bool:
+        """Whether targets are of positions rather than of rows."""
+        return self.num_targets == self.item.numel() != self.batch_size
+
+    @property
     def seen(self) -> tuple[Tensor, Tensor]:
         """Target and item pairs: what stands in the history of each target.
 
         The first vector counts targets, ascending, the second holds items. A
         position's history ends with its own item; a row's has all its items.
         """
-        if self.num_targets == self.item.numel() != self.batch_size:
+        if self._targets_positions:
             count = self.position + 1
             end = torch.arange(self.item.numel(), device=self.item.device)
         else:
@@ -129,6 +134,16 @@ class SequenceBatch:
         target, item = self.seen
         inside = kept[target]
         return (kept.cumsum(0) - 1)[target[inside]], item[inside]
+
+    def histories(self, kept: Tensor) -> SequenceBatch:
+        """A row for each of some targets: what it follows, as at inference.
+
+        Args:
+            kept: Which targets, bool of shape :math:`[T]` or :math:`[B]`.
+        """
+        user = self.user[self.batch] if self._targets_positions else self.user
+        row, item = self.seen_by(kept)
+        return SequenceBatch(user[kept], item, row)
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""

@@ -20,9 +20,11 @@ from hellm_pyg.run_folder import (
     IDS,
     METRICS,
     WEIGHTS,
+    check_members,
     check_unchanged,
     claim,
     is_without_state,
+    load_members,
     read_metrics,
 )
 
@@ -110,7 +112,8 @@ def _train(
             settings['backbone'] = backbone_signature(model.llm, model.prompt)
         if former:
             settings['refit'] = validation(former)
-        with in_words_of(TrainConfig, 'train'):
+        teachers = _load_teachers(config, data, ids)
+        with in_words_of(TrainConfig, 'train', teachers='train.distill.runs'):
             trainer = Trainer(
                 model,
                 data,
@@ -122,8 +125,14 @@ def _train(
                 settings,
                 accelerator=accelerator,
                 last_epoch=chosen_epochs(former) if former else None,
+                teachers=teachers,
             )
         return trainer.fit()
+    if config.train.distill is not None:
+        raise ValueError(
+            f"'train.distill' needs a model that is trained (got "
+            f'{type(model).__name__}, which counts): set it to null'
+        )
     model.fit(data)
     found: dict[str, Any] = {'metrics': {}}
     if config.train.split == 'train':
@@ -137,3 +146,13 @@ def _train(
         ids.save(run_dir / IDS)
     accelerator.wait_for_everyone()
     return found['metrics']
+
+
+def _load_teachers(config: Config, data: HeteroData, ids: IdMap) -> dict[str, Any]:
+    """The runs of ``train.distill``."""
+    if config.train.distill is None:
+        return {}
+    folders, key = config.train.distill.runs, 'train.distill.runs'
+    teachers = load_members(folders, config, data, ids, key)
+    check_members(folders, data, key)
+    return teachers

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.nn.scoring import Pairs, table_cross_entropy
 from hellm_pyg.nn.smoothing import NeighborSmoothing
+from hellm_pyg.nn.soft_targets import SoftTargets
 
 
 class ItemHead(nn.Module):
@@ -155,6 +156,7 @@ class ItemHead(nn.Module):
         state: Tensor | None = None,
         hidden: Pairs = None,
         smoothing: NeighborSmoothing | None = None,
+        soft: SoftTargets | None = None,
     ) -> Tensor:
         r"""Returns the mean cross-entropy over the items.
 
@@ -169,15 +171,19 @@ class ItemHead(nn.Module):
             hidden: Items that a state does not choose from, see
                 :func:`~hellm_pyg.nn.scoring.table_cross_entropy`.
             smoothing: Lets the neighbours of a target share its weight.
+            soft: Lets a teacher share it, that of the neighbours included.
         """
         vectors, bias = self.items(state)
         with torch.autocast(x.device.type, enabled=False):
             query = self.queries(x)
         vectors = vectors.float()
-        loss = table_cross_entropy(query, vectors, target, bias=bias, hidden=hidden)
+        loss = table_cross_entropy(
+            query, vectors, target, bias=bias, hidden=hidden, soft=soft
+        )
         if smoothing is None:
             return loss
-        return loss + smoothing(query, vectors, target, bias)
+        own = 1 if soft is None else 1 - soft.weight
+        return loss + own * smoothing(query, vectors, target, bias)
 
     def __repr__(self) -> str:
         return (

@@ -43,6 +43,7 @@ from hellm_pyg.llm.prompt import Prompt
 from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
 from hellm_pyg.llm.tables import ItemTables
 from hellm_pyg.nn.smoothing import NeighborSmoothing
+from hellm_pyg.nn.soft_targets import SoftTargets
 
 
 class LLMRecommender(nn.Module):
@@ -230,13 +231,16 @@ class LLMRecommender(nn.Module):
             every = self._reads_every_position(batch)
             return self._read(token, batch, instruction, every)
 
-    def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
+    def loss(
+        self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
+    ) -> Tensor:
         """Returns the mean cross-entropy over the batch's targets, smoothed or not.
 
         Args:
             data: Not read: the model has its own tables.
             batch: Histories with the target of each position (``scope='causal'``)
                 or of each row.
+            soft: What a teacher tells of each target.
 
         Raises:
             ValueError: If the batch has no targets of that form.
@@ -251,12 +255,15 @@ class LLMRecommender(nn.Module):
         state = None
         if self.head.kind == 'tied':
             state = self.tables(self.token_embeddings)
-        hidden = None
+        every, hidden = self._reads_every_position(whole), None
         if self.candidates == 'unseen':  # nor does what lies before the cut compete
-            every = self._reads_every_position(whole)
             hidden = whole.seen_by(self._kept(whole)) if every else whole.seen
+        if soft is not None and every:
+            soft = soft.of(self._kept(whole))
         with arithmetic(self.before.device, self.dtype):
-            return self.head.loss(states, batch.target, state, hidden, self.smoothing)
+            return self.head.loss(
+                states, batch.target, state, hidden, self.smoothing, soft
+            )
 
     @torch.no_grad()
     def encode(self, data: HeteroData | None = None) -> EncodedCatalogue:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hellm_pyg.nn.soft_targets import SoftTargets
+
 # Logits that live at once: 64 MiB in fp32.
 CHUNK_ELEMENTS = 2**24
 # Items a candidate up to which all of them are scored and the candidates picked.
@@ -35,6 +37,19 @@ def _check(x: Tensor, table: Tensor, name: str, index: Tensor, chunk_size: int) 
         raise ValueError(f"'chunk_size' must be positive (got {chunk_size})")
 
 
+def _check_soft(soft: SoftTargets, target: Tensor, hidden: Pairs) -> None:
+    if hidden is not None:
+        raise ValueError(
+            "'soft' gives weight to rows that 'hidden' leaves out (got both): let all "
+            "compete (candidates='all'), or train without a teacher"
+        )
+    if soft.index.shape != target.shape:
+        raise ValueError(
+            f"'soft' needs one entry a target (got {list(soft.index.shape)} for "
+            f'{list(target.shape)})'
+        )
+
+
 class _TableCrossEntropy(torch.autograd.Function):
     # The gradient of a chunk is taken while its logits are still there, so
     # nothing is recomputed and nothing wider than the inputs is kept.
@@ -46,6 +61,7 @@ class _TableCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         target: Tensor,
         hidden: Pairs,
+        soft: SoftTargets | None,
         chunk_size: int,
     ) -> Tensor:
         device, dtype = x.device.type, table.dtype
@@ -58,6 +74,7 @@ class _TableCrossEntropy(torch.autograd.Function):
             )
         ]
         loss = torch.zeros((), dtype=torch.float64, device=x.device)
+        taught = 0.0 if soft is None else soft.weight
         with torch.autocast(device, enabled=False):
             low = table.to(dtype)
             for rows in _slices(x.size(0), chunk_size):
@@ -68,15 +85,22 @@ class _TableCrossEntropy(torch.autograd.Function):
                 if logits.dtype in (torch.float16, torch.bfloat16):
                     logits = logits.float()
                 _hide(logits, hidden, rows)
-                positive = logits.gather(1, label)
+                # The score that the target's distribution expects.
+                wanted = (1 - taught) * logits.gather(1, label)
+                if soft is not None:
+                    lesson = taught * soft[rows].to(logits.dtype)
+                    wanted += (lesson * logits).sum(dim=1, keepdim=True)
                 top = logits.amax(dim=1, keepdim=True)
                 share = logits.sub_(top).exp_()
                 total = share.sum(dim=1, keepdim=True)
-                loss += (total.log() + top - positive).sum(dtype=torch.float64)
+                loss += (total.log() + top - wanted).sum(dtype=torch.float64)
                 if not any(grad is not None for grad in grads):
                     continue
-                # Softmax minus one-hot: the gradient of the summed loss.
-                share = share.div_(total).scatter_add_(1, label, -torch.ones_like(top))
+                # Softmax minus that distribution: the gradient of the summed loss.
+                own = torch.full_like(top, taught - 1)
+                share = share.div_(total).scatter_add_(1, label, own)
+                if soft is not None:
+                    share -= lesson
                 if grads[2] is not None:
                     grads[2] += share.sum(dim=0).to(grads[2].dtype)
                 share = _lower(share, dtype)
@@ -96,7 +120,7 @@ class _TableCrossEntropy(torch.autograd.Function):
             None if grad is None else grad * scale.to(grad.dtype)
             for grad in ctx.saved_tensors
         ]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _lower(rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,6 +150,7 @@ def table_cross_entropy(
     *,
     bias: Tensor | None = None,
     hidden: Pairs = None,
+    soft: SoftTargets | None = None,
 ) -> Tensor:
     r"""Cross-entropy over all rows of a table, in chunks of the targets.
 
@@ -133,6 +158,9 @@ def table_cross_entropy(
         -\frac{1}{T} \sum_{t=1}^{T} \log \frac
         {\exp(\mathbf{x}_t^{\top} \mathbf{e}_{y_t} + b_{y_t})}
         {\sum_{i \notin \mathcal{H}_t} \exp(\mathbf{x}_t^{\top} \mathbf{e}_i + b_i)}
+
+    With soft targets it is the one with :math:`(1 - \lambda) [i = y_t] + \lambda
+    p_{ti}` in place of the right row alone.
 
     Gradients are computed chunk by chunk in the forward pass: the memory is
     that of ``chunk_size`` rows of logits, whatever :math:`T`. Logits and
@@ -149,14 +177,17 @@ def table_cross_entropy(
         hidden: Pairs of a query, ascending, and an item that it does not compete
             with, two vectors :math:`[P]`: the sets :math:`\mathcal{H}_t`. A
             target is never hidden.
+        soft: What a teacher tells of each target.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or there are both hidden and soft ones.
     """
     if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // max(1, table.size(0)))
     _check(x, table, 'target', target, chunk_size)
     x = x.to(table.dtype)
+    if soft is not None:
+        _check_soft(soft, target, hidden)
     if hidden is not None:
         row, col = hidden
         kept = col != target[row]
@@ -164,7 +195,7 @@ def table_cross_entropy(
     if not torch.is_grad_enabled():  # a function's context would still ask for them
         x, table = x.detach(), table.detach()
         bias = None if bias is None else bias.detach()
-    return _TableCrossEntropy.apply(x, table, bias, target, hidden, chunk_size)
+    return _TableCrossEntropy.apply(x, table, bias, target, hidden, soft, chunk_size)
 
 
 class _CandidateScores(torch.autograd.Function):

@@ -19,6 +19,7 @@ from hellm_pyg.precision import resolve_precision
 from hellm_pyg.training.processes import share, sum_gradients
 from hellm_pyg.training.schedule import build_optimizer
 from hellm_pyg.training.state import trained_tensors
+from hellm_pyg.training.teacher import Teacher, check_student
 
 Batch = PairBatch | SequenceBatch
 
@@ -65,6 +66,7 @@ class Stepper:
         data: The data that its loss reads, on that device.
         config: Optimisation.
         accelerator: Processes and devices.
+        teacher: Whose predictions the loss learns from, too.
 
     Raises:
         ValueError: If the model lacks a method or has nothing to train, or cannot
@@ -77,14 +79,18 @@ class Stepper:
         data: HeteroData,
         config: TrainConfig,
         accelerator: Accelerator,
+        teacher: Teacher | None = None,
     ) -> None:
         _check(model)
+        if teacher is not None:
+            check_student(model)
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         self.accelerator = accelerator
         self.clip = config.clip
         self._model = model.to(accelerator.device)
         self._data = data
+        self._teacher = teacher
         self.precision = resolve_precision(config.precision, str(accelerator.device))
         self.optimizer = build_optimizer(model, config)
         self.trained = [p for g in self.optimizer.param_groups for p in g['params']]
@@ -137,8 +143,12 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
+        soft = []
+        if self._teacher is not None:
+            assert isinstance(batch, SequenceBatch)  # all that its students read
+            soft = [self._teacher(batch)]
         with torch.autocast(device, torch.bfloat16, enabled=self.precision == 'bf16'):
-            loss = self._model.loss(self._data, batch)
+            loss = self._model.loss(self._data, batch, *soft)
         return loss.float()
 
     def update(self, rate: float, norm: Tensor) -> None:

@@ -32,6 +32,7 @@ from hellm_pyg.training.processes import make_accelerator
 from hellm_pyg.training.schedule import learning_rate
 from hellm_pyg.training.state import Progress
 from hellm_pyg.training.step import Gradient, Stepper, Trainable
+from hellm_pyg.training.teacher import Teacher
 
 LINES_PER_EPOCH = 10
 
@@ -71,6 +72,8 @@ class Trainer:
             says.
         last_epoch: Ends a schedule of ``config.epochs`` after so many of them; kept
             among the settings.
+        teachers: Name to recommender whose predictions are learned, too; for
+            ``config.distill``, whose weight counts.
 
     Raises:
         ValueError: If the model lacks a method or has nothing to train, the loader is
@@ -91,6 +94,7 @@ class Trainer:
         progress: bool = True,
         accelerator: Accelerator | None = None,
         last_epoch: int | None = None,
+        teachers: Mapping[str, Module] | None = None,
     ) -> None:
         self.model: Any = model
         self.data = data
@@ -112,8 +116,13 @@ class Trainer:
         self.accelerator = make_accelerator() if accelerator is None else accelerator
         self.device = self.accelerator.device
         self._on_device = place(data, self.device)
-        self._stepper = Stepper(self.model, self._on_device, config, self.accelerator)
-        own = {} if last_epoch is None else {'last_epoch': last_epoch}
+        teacher = self._make_teacher(teachers or {})
+        self._stepper = Stepper(
+            self.model, self._on_device, config, self.accelerator, teacher
+        )
+        own: dict[str, Any] = {} if last_epoch is None else {'last_epoch': last_epoch}
+        if teacher is not None:
+            own['teachers'] = teacher.hashes()
         self.settings = self._make_settings({**(settings or {}), **own})
         self.state = Progress()
         self._folder = TrainingFolder(
@@ -132,6 +141,17 @@ class Trainer:
     @property
     def _processes(self) -> int:
         return self.accelerator.num_processes
+
+    def _make_teacher(self, models: Mapping[str, Module]) -> Teacher | None:
+        distill = self.config.distill
+        if distill is None:
+            if models:
+                raise ValueError(
+                    f"'teachers' needs 'distill', which says how much they count (got "
+                    f'{list(models)} with {distill})'
+                )
+            return None
+        return Teacher(models, self._on_device, distill.weight, self.device)
 
     def _make_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         train = {**asdict(self.config), 'precision': self._stepper.precision}

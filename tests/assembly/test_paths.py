@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from hellm_pyg import assembly
-from hellm_pyg.config import Config, DataConfig, LLMConfig, load_config
+from hellm_pyg.config import (
+    Config,
+    DataConfig,
+    LLMConfig,
+    TrainConfig,
+    load_config,
+    parse,
+)
 
 
 def test_paths_read_the_environment(
@@ -25,6 +32,12 @@ def test_paths_read_the_environment(
     assert config.llm.name == f'{tmp_path}/llm'
     assert config.llm.tables == {**tables, 'graph': f'{tmp_path}/runs/a'}
     assert assembly.resolve_paths(config) == config
+    distill = {'runs': {'seq': '$SHOP/seq', 'other': 'runs/b'}, 'weight': 0.3}
+    train = parse({'distill': distill}, TrainConfig, 'train', 'here')
+    found = assembly.resolve_paths(Config(data, train=train)).train.distill
+    assert found is not None
+    assert found.runs == {'seq': f'{tmp_path}/seq', 'other': f'{tmp_path}/runs/b'}
+    assert found.weight == 0.3
     hub = Config(data, llm=LLMConfig('org/model'))
     resolved = assembly.resolve_paths(hub).llm
     assert resolved is not None

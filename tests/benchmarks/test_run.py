@@ -324,6 +324,19 @@ def test_a_result_needs_those_of_all_that_it_reads(
     assert states() == [True, False]
 
 
+def test_teachers_replace_those_of_the_recipe() -> None:
+    seq = {'recipe': 'sasrec'}
+    own = {'recipe': 'sasrec', 'tables': {}, 'teachers': {'a': 'seq', 'b': 'seq'}}
+    section = {'datasets': ['beauty'], 'seeds': [1], 'protocols': [], 'runs': 'r'}
+    (_, cell) = cells({**section, 'cells': {'seq': seq, 'taught': own}})
+    assert cell.overrides[-3:] == [
+        'train.distill.runs={}',
+        'train.distill.runs.a=r/beauty/seq/1',
+        'train.distill.runs.b=r/beauty/seq/1',
+    ]
+    assert cell.sources == ['beauty-seq-1']
+
+
 def test_tables_say_what_their_cells_read() -> None:
     table = load_table(ROOT / 'benchmarks' / 'paper' / 'table1.yaml')
     found = {cell.key: cell.sources for cell in cells(table)}

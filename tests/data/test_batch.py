@@ -42,6 +42,26 @@ def test_targets_that_are_left_count_anew(
     assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
 
 
+@given(rows=rows_of_items, every=st.booleans(), data=st.data())
+@settings(deadline=None)
+def test_histories_of_some_targets(
+    rows: list[list[int]], every: bool, data: st.DataObject
+) -> None:
+    rows = [row for row in rows if row or not every] or [[3, 4]]
+    batch = batch_of(rows, every)
+    flags = data.draw(st.lists(st.booleans(), min_size=batch.num_targets))
+    kept = torch.tensor(flags[: batch.num_targets], dtype=torch.bool)
+    found = batch.histories(kept)
+    expected = [(r, row) for r, row in enumerate(rows)]
+    if every:
+        expected = [(r, row[:t]) for r, row in expected for t in range(1, len(row) + 1)]
+    expected = [one for one, flag in zip(expected, kept.tolist(), strict=True) if flag]
+    assert found.user.tolist() == [user for user, _ in expected]
+    split = [found.item[found.batch == r].tolist() for r in range(found.batch_size)]
+    assert split == [row for _, row in expected]
+    assert found.target is None
+
+
 @given(rows=rows_of_items)
 @settings(deadline=None)
 def test_a_row_has_seen_all_its_items(rows: list[list[int]]) -> None:

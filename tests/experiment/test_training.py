@@ -75,6 +75,75 @@ def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> Non
     assert [row.user for row in rows] == ['u01', 'u01', None, None]
 
 
+def taught(shop: Path, runs: dict[str, Path], *overrides: str) -> Config:
+    folders = [f'train.distill.runs.{name}={path}' for name, path in runs.items()]
+    return shop_config(shop, 'sasrec', *SMALL, *folders, *overrides)
+
+
+def test_other_runs_teach(shop: Path, tmp_path: Path) -> None:
+    runs = {'graph': shop / 'graph', 'seq': shop / 'seq'}
+    for name, weight in (('half', 0.5), ('whole', 1.0)):
+        config = taught(shop, runs, f'train.distill.weight={weight}')
+        experiment.pretrain(config, tmp_path / name)
+        experiment.pretrain(config, tmp_path / name)  # finished before
+    half, whole = (
+        checkpoint.load_tensors(tmp_path / name / 'embeddings.safetensors')['item']
+        for name in ('half', 'whole')
+    )
+    assert not torch.allclose(half, whole)
+    run = experiment.load_run(tmp_path / 'half')  # its teachers are not needed
+    assert run.config.train.distill is not None
+    assert run.config.train.distill.runs == {k: str(v) for k, v in runs.items()}
+
+
+def test_a_language_model_learns_from_a_run(shop: Path, tmp_path: Path) -> None:
+    config = shop_config(
+        shop,
+        'finetune_best',
+        f'llm.name={write_llm(tmp_path / "llm")}',
+        f'llm.tables.graph={shop / "graph"}',
+        f'llm.tables.seq={shop / "seq"}',
+        'llm.prefix.rank=2',
+        f'train.distill.runs={{seq: {shop / "seq"}}}',
+    )
+    experiment.finetune(config, tmp_path / 'run')
+    metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert set(metrics['settings']['teachers']) == {'seq'}
+
+
+def test_runs_that_cannot_teach(shop: Path, tmp_path: Path) -> None:
+    def refused(message: str, config: Config) -> None:
+        with pytest.raises(ValueError, match=message):
+            experiment.pretrain(config, tmp_path / 'run')
+        assert not (tmp_path / 'run' / 'metrics.json').exists()
+
+    key, seq = 'train.distill.runs', {'seq': shop / 'seq'}
+    refused(f"'{key}' needs a run at least", taught(shop, {}, 'train.distill={}'))
+    refused(f"'{key}.x' needs to be the folder", taught(shop, {'x': tmp_path}))
+    refused(
+        rf"'{key}.seq' cannot be taken: .*'train.split' 'train' \(got 'train\+val'",
+        taught(shop, seq, 'train.split=train+val'),
+    )
+    refused(
+        rf"'{key}.seq' cannot be taken: .* of 8 items \(got 'train.max_len' 7",
+        taught(shop, seq, 'train.max_len=7'),
+    )
+    refused(
+        r"'train.distill' needs a model that is trained \(got ItemKNN",
+        shop_config(
+            shop, 'sasrec', 'model.name=ItemKNN', f'train.distill.runs.seq={seq["seq"]}'
+        ),
+    )
+    refused(
+        r"'train.distill' needs a model that learns a softmax .*\(got LightGCN",
+        taught(shop, seq, 'model.name=LightGCN', 'train.num_neg=1'),
+    )
+    refused(
+        r"'soft' belongs to loss='softmax'",
+        taught(shop, seq, 'model.loss=bce', 'train.num_neg=1'),
+    )
+
+
 @pytest.mark.parametrize('name', ['Popularity', 'ItemKNN'])
 def test_floors_need_no_training(tmp_path: Path, name: str) -> None:
     config = shop_config(tmp_path, 'sasrec', f'model.name={name}')

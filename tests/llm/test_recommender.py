@@ -24,6 +24,7 @@ from tests.llm.tiny import (
     tables,
     tiny_llm,
 )
+from tests.nn.models.lessons import assert_learns
 
 HISTORIES = ([1, 2, 3, 4], [5], [6, 7])
 SHAPES = [
@@ -213,6 +214,27 @@ def test_neighbors_share_the_weight_of_a_target(scope, head):
         model.loss(HeteroData(), batch), F.cross_entropy(logits, wanted)
     )
     assert 'neighbor' not in ''.join(model.state_dict())
+
+
+@pytest.mark.parametrize('smooth', [False, True])
+@pytest.mark.parametrize('scope', ['causal', 'user'])
+def test_a_teacher_shares_the_weight_of_a_target(scope, smooth):
+    neighbor = (torch.arange(NUM_ITEMS)[:, None] + torch.tensor([1, 5])) % NUM_ITEMS
+    smoothing = NeighborSmoothing(neighbor, 0.4) if smooth else None
+    model = recommender(
+        scope=scope, prefix={}, head='tied', smoothing=smoothing, max_len=3
+    )
+    target = [3, 1, 4, 1, 5, 9, 2] if scope == 'causal' else [3, 1, 4]
+    batch = batch_of(*HISTORIES, target=target)
+    rows = HISTORIES
+    if scope == 'causal':  # the first position lies before the last 3 items
+        rows = ([2], [2, 3], [2, 3, 4], [5], [6], [6, 7])
+    assert_learns(
+        lambda soft: model.loss(HeteroData(), batch, soft),
+        scores(model, batch_of(*rows)),
+        kept=[1, 2, 3, 4, 5, 6] if scope == 'causal' else None,
+        num_targets=len(target),
+    )
 
 
 def test_smoothing_that_does_not_fit():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hellm_pyg.nn import SoftTargets
 from hellm_pyg.nn.scoring import (
     DENSE_RATIO,
     candidate_scores,
@@ -90,6 +91,48 @@ def test_cross_entropy_with_bias_and_hidden_items(
     leaves = [x, table, bias]
     grads = torch.autograd.grad(3 * loss, leaves)
     torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, leaves))
+
+
+@given(
+    num_targets=st.integers(1, 9),
+    num_items=st.integers(1, 7),
+    chunk_size=st.integers(1, 10) | st.none(),
+    weight=st.floats(0.01, 1),
+    data=st.data(),
+)
+@settings(max_examples=40, deadline=None)
+def test_cross_entropy_with_soft_targets(
+    num_targets: int,
+    num_items: int,
+    chunk_size: int | None,
+    weight: float,
+    data: st.DataObject,
+) -> None:
+    x, table, target = _inputs(num_targets, num_items)
+    bias = torch.randn(num_items, dtype=torch.double, requires_grad=True)
+    number = num_targets + data.draw(st.integers(0, 3))  # of which some do not count
+    kept = torch.randperm(number)[:num_targets].sort().values
+    p = torch.randn(number, num_items, dtype=torch.double).softmax(dim=1)
+    soft = SoftTargets(weight, kept, lambda index: p[index])
+    loss = table_cross_entropy(x, table, target, chunk_size, bias=bias, soft=soft)
+    wanted = (1 - weight) * F.one_hot(target, num_items) + weight * p[kept]
+    expected = F.cross_entropy(x @ table.t() + bias, wanted)
+    torch.testing.assert_close(loss, expected)
+    leaves = [x, table, bias]
+    grads = torch.autograd.grad(3 * loss, leaves)
+    torch.testing.assert_close(grads, torch.autograd.grad(3 * expected, leaves))
+
+
+def test_soft_targets_that_do_not_fit() -> None:
+    x, table, target = _inputs(3, 4)
+    p = torch.full((3, 4), 0.25)
+    soft = SoftTargets(0.5, torch.arange(3), lambda index: p[index])
+    pair = torch.tensor([0]), torch.tensor([1])
+    with pytest.raises(ValueError, match=r"'soft' gives weight .*candidates='all'"):
+        table_cross_entropy(x, table, target, hidden=pair, soft=soft)
+    fewer = soft.of(torch.tensor([True, False, True]))
+    with pytest.raises(ValueError, match=r"'soft' needs one .* \(got \[2\] for \[3\]"):
+        table_cross_entropy(x, table, target, soft=fewer)
 
 
 def test_cross_entropy_of_frozen_tables_and_without_grad() -> None:

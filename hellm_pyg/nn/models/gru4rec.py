@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.nn.models.base import check_size
 from hellm_pyg.nn.scoring import table_cross_entropy
+from hellm_pyg.nn.soft_targets import SoftTargets
 
 
 class GRU4Rec(torch.nn.Module):
@@ -95,8 +96,15 @@ class GRU4Rec(torch.nn.Module):
         """Scores all items after the last item of each row, [B, I]."""
         return self._last(self._states(encoded, batch), batch) @ encoded.t()
 
-    def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
+    def loss(
+        self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
+    ) -> Tensor:
         """Returns the mean loss of the targets, a scalar.
+
+        Args:
+            data: Tells the number of items.
+            batch: Rows with the target of each position or of each row.
+            soft: What a teacher tells of each target.
 
         Raises:
             ValueError: If there are no targets, or neither one an item nor one
@@ -115,7 +123,7 @@ class GRU4Rec(torch.nn.Module):
         states = self._states(table, batch)
         if target.numel() == batch.batch_size:
             states = self._last(states, batch)
-        return table_cross_entropy(states, table, target, self.chunk_size)
+        return table_cross_entropy(states, table, target, self.chunk_size, soft=soft)
 
     def on_epoch_start(self, data: HeteroData) -> None:
         """Does nothing; part of the trainer's interface."""

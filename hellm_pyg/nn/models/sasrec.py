@@ -16,6 +16,7 @@ from hellm_pyg.nn.models.item_graph import neighbor_matrix, neighbor_pairs
 from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
 from hellm_pyg.nn.smoothing import NeighborSmoothing
+from hellm_pyg.nn.soft_targets import SoftTargets
 
 LOSSES = ('softmax', 'sampled_softmax', 'bce')
 
@@ -197,8 +198,21 @@ class SASRec(torch.nn.Module):
         window = self._window(batch)
         return self._last(self._states(encoded, window), window) @ encoded.t()
 
-    def loss(self, data: HeteroData, batch: SequenceBatch) -> Tensor:
-        """Returns the mean loss of the targets, a scalar."""
+    def loss(
+        self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
+    ) -> Tensor:
+        """Returns the mean loss of the targets, a scalar.
+
+        Args:
+            data: Interactions, and the neighbours that smooth the targets.
+            batch: Rows with the target of each position or of each row.
+            soft: What a teacher tells of each target (``loss='softmax'``).
+        """
+        if soft is not None and self.objective != 'softmax':
+            raise ValueError(
+                f"'soft' belongs to loss='softmax', which scores all items (got "
+                f"loss='{self.objective}'): choose it, or train without a teacher"
+            )
         table = self.encode(data)
         window = self._window(batch)
         states = self._states(table, window)
@@ -215,6 +229,7 @@ class SASRec(torch.nn.Module):
             kept = window.kept
             target = target[kept]
             negative = None if negative is None else negative[kept]
+            soft = None if soft is None else soft.of(kept)
         else:
             raise ValueError(
                 "'batch.target' must have one entry an item or one a row (got "
@@ -224,10 +239,11 @@ class SASRec(torch.nn.Module):
         hidden = batch.seen_by(kept) if self.candidates == 'unseen' else None
         if self.objective == 'softmax':
             out = table_cross_entropy(
-                states, table, target, self.chunk_size, hidden=hidden
+                states, table, target, self.chunk_size, hidden=hidden, soft=soft
             )
             if self.smoothing:
-                out = out + self._smoothed(data)(states, table, target)
+                own = 1 if soft is None else 1 - soft.weight
+                out = out + own * self._smoothed(data)(states, table, target)
             return out
         return self._sampled_loss(states, table, target, negative)
 

@@ -16,6 +16,7 @@ from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import GRU4Rec, Popularity
 from hellm_pyg.transforms import LeaveOneOut
 from tests.nn.models.batches import item_data, sequence_batch, train
+from tests.nn.models.lessons import assert_learns
 from tests.nn.models.modalities import assert_same_gradients, scatter_parameters
 
 NUM_ITEMS = 13
@@ -83,6 +84,13 @@ def test_all_positions_equal_one_row_a_prefix() -> None:
     every = sequence_batch([row[:-1] for row in rows], target)
     each = sequence_batch([row[:t] for row in rows for t in range(1, len(row))], target)
     torch.testing.assert_close(model.loss(DATA, every), model.loss(DATA, each))
+
+
+def test_a_teacher_shares_the_weight_of_a_target() -> None:
+    model = make()
+    every = sequence_batch([[1, 2, 3], [4, 5]], [2, 3, 6, 5, 7])
+    seen = sequence_batch([[1], [1, 2], [1, 2, 3], [4], [4, 5]])
+    assert_learns(lambda soft: model.loss(DATA, every, soft), scores(model, seen))
 
 
 def test_dropout_is_off_in_evaluation() -> None:

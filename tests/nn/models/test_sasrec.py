@@ -18,6 +18,7 @@ from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import Popularity, SASRec
 from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut
 from tests.nn.models.batches import item_data, sequence_batch, train
+from tests.nn.models.lessons import assert_learns, lesson
 
 NUM_ITEMS = 13
 DATA = item_data(NUM_ITEMS)
@@ -206,6 +207,35 @@ def test_seen_items_need_not_compete(every: bool, max_len: int) -> None:
         terms.append(logits[n, left].logsumexp(0) - logits[n, targets[n]])
     out = model.loss(DATA, sequence_batch(rows, targets))
     torch.testing.assert_close(out, torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.4])
+def test_a_teacher_shares_the_weight_of_a_target(smoothing: float) -> None:
+    options: dict = {'max_len': 2}
+    data = DATA
+    if smoothing:
+        data = item_data(NUM_ITEMS)
+        data['item'].x_text = torch.randn(NUM_ITEMS, 4)
+        data = KNNHyperedges(3)(data)
+        options |= {'smoothing': smoothing, 'modalities': ['text']}
+    model = make(**options)
+    every = sequence_batch([[1, 2, 3], [4, 5]], [2, 3, 6, 5, 7])
+    seen = sequence_batch([[2], [2, 3], [4], [4, 5]])
+    assert_learns(
+        lambda soft: model.loss(data, every, soft),
+        scores(model, seen),
+        kept=[1, 2, 3, 4],  # the oldest target lies before the window
+        num_targets=5,
+    )
+    rows = sequence_batch([[1, 2, 3], [], [4, 5]], [6, 1, 7])
+    assert_learns(lambda soft: model.loss(data, rows, soft), scores(model, rows))
+
+
+@pytest.mark.parametrize('loss', ['sampled_softmax', 'bce'])
+def test_other_losses_have_no_teacher(loss: str) -> None:
+    batch = sequence_batch([[1, 2]], [3], sampled(1, 1))
+    with pytest.raises(ValueError, match=r"'soft' belongs to loss='softmax'"):
+        make(loss).loss(DATA, batch, lesson(1, NUM_ITEMS, 0.5)[0])
 
 
 def test_losses_skip_targets_beyond_the_window() -> None:

@@ -1,0 +1,141 @@
+"""Teachers: their mean prediction after each history, and what they may teach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hellm_pyg.config import DistillConfig, EvalConfig, TrainConfig
+from hellm_pyg.data import SequenceLoader
+from hellm_pyg.nn.models import SASRec
+from hellm_pyg.training import Trainer
+from hellm_pyg.training.teacher import Teacher
+from tests.nn.models.batches import sequence_batch
+from tests.training.toy import CONFIG, ITEMS, Toy, make_data, make_trainer
+
+CPU = torch.device('cpu')
+
+
+def sasrec(seed: int, **options: Any) -> SASRec:
+    torch.manual_seed(seed)
+    model = SASRec(ITEMS, 8, num_heads=2, max_len=9, **options)
+    for parameter in model.parameters():  # far from a uniform prediction
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize('every', [True, False])
+def test_tells_the_mean_prediction_after_each_history(every: bool) -> None:
+    models = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2), 'graph': Toy()}
+    data = make_data()
+    rows = [[3, 1, 4], [1, 5], [9]]
+    target = [1, 4, 2, 5, 3, 8] if every else [2, 3, 8]
+    batch = sequence_batch(rows, target, user=[7, 0, 12])
+    seen, user = rows, [7, 0, 12]
+    if every:
+        seen = [[3], [3, 1], [3, 1, 4], [1], [1, 5], [9]]
+        user = [7, 7, 7, 0, 0, 12]
+    soft = Teacher(models, data, 0.3, CPU)(batch)
+    assert models['a'].training  # a student that teaches itself would go on
+    expected: Tensor = torch.zeros(())
+    for model in models.values():
+        own: Any = model.eval()
+        with torch.no_grad():
+            score = own.score(own.encode(data), sequence_batch(seen, user=user))
+        expected = expected + score.softmax(dim=1) / 3
+    assert soft.weight == 0.3
+    torch.testing.assert_close(soft[0:9], expected)
+    torch.testing.assert_close(soft[1:3], expected[1:3])
+    kept = torch.arange(len(expected)) % 2 == 0
+    left = soft.of(kept)[0:9]
+    torch.testing.assert_close(left, expected[kept])
+    assert not left.requires_grad
+
+
+def test_scores_that_are_not_finite() -> None:
+    model = sasrec(0)
+    torch.nn.init.constant_(model.item_embedding.weight, torch.nan)
+    soft = Teacher({'sick': model}, make_data(), 0.5, CPU)(sequence_batch([[1]], [2]))
+    with pytest.raises(ValueError, match=r"'teachers' needs finite .* of 'sick'"):
+        soft[0:1]
+
+
+def test_nobody_to_teach() -> None:
+    with pytest.raises(ValueError, match=r"'teachers' needs a recommender at least"):
+        Teacher({}, make_data(), 0.5, CPU)
+
+
+TAUGHT = TrainConfig(
+    epochs=3, batch_size=16, lr=0.01, seed=3, distill=DistillConfig(weight=1.0)
+)
+
+
+def trainer(folder: Path, config: TrainConfig = TAUGHT, **options: Any) -> Trainer:
+    data = make_data()
+    model = options.pop('model', None)
+    loader = SequenceLoader(data, 'train', 16, targets='all', seed=5)
+    evaluation = EvalConfig(ks=(5, 10), batch_size=16)
+    student = sasrec(4, dropout=0.1) if model is None else model
+    return Trainer(student, data, loader, config, folder, evaluation, **options)
+
+
+def test_a_student_learns_what_its_teacher_predicts(tmp_path: Path) -> None:
+    teacher = sasrec(1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    config = replace(TAUGHT, epochs=20, eval_every=20)
+    run = trainer(tmp_path / 'run', config, teachers={'seq': teacher})
+    batch = next(iter(run.loader))
+    histories = batch.histories(torch.ones(batch.num_targets, dtype=torch.bool))
+
+    def predicted(model: SASRec) -> Tensor:
+        with torch.no_grad():
+            scores = model.eval().score(model.encode(run.data), histories)
+        return scores.log_softmax(dim=1)
+
+    wanted = predicted(teacher)
+
+    def divergence() -> float:
+        return float((wanted.exp() * (wanted - predicted(run.model))).sum())
+
+    at_first = divergence()
+    run.fit()
+    assert divergence() < 0.5 * at_first
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert run.settings['teachers'].keys() == {'seq'}
+
+
+def test_a_teacher_of_no_weight_changes_no_random_number(tmp_path: Path) -> None:
+    plain = trainer(tmp_path / 'plain', replace(TAUGHT, distill=None))
+    plain.fit()
+    tiny = replace(TAUGHT, distill=DistillConfig(weight=1e-12))
+    taught = trainer(tmp_path / 'taught', tiny, teachers={'a': sasrec(1, dropout=0.5)})
+    taught.fit()
+    for ours, theirs in zip(
+        taught.model.parameters(), plain.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
+    trainer(tmp_path, teachers={'seq': sasrec(1)}).fit()
+    (tmp_path / 'metrics.json').unlink()
+    with pytest.raises(ValueError, match=r'teachers'):
+        trainer(tmp_path, teachers={'seq': sasrec(2)}).fit()
+    trainer(tmp_path, teachers={'seq': sasrec(1)}).fit()
+
+
+def test_what_cannot_be_taught(tmp_path: Path) -> None:
+    teachers = {'seq': sasrec(1)}
+    config = replace(CONFIG, distill=DistillConfig())
+    with pytest.raises(ValueError, match=r"'distill' needs a model .*\(got Toy\)"):
+        make_trainer(tmp_path, config=config, teachers=teachers)
+    with pytest.raises(ValueError, match=r"'teachers' needs 'distill'.*\['seq'\]"):
+        trainer(tmp_path, replace(TAUGHT, distill=None), teachers=teachers)
+    with pytest.raises(ValueError, match=r"'teachers' needs a recommender at least"):
+        trainer(tmp_path)
