@@ -106,12 +106,20 @@ def changes(result: Result, base: Result | None) -> str:
 
 
 def _seedless(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration, its tables' folders without the seed that they end with."""
-    llm, seed = config.get('llm') or {}, (config.get('train') or {}).get('seed')
-    if not llm.get('tables'):
-        return config
-    tables = {name: f.removesuffix(f'/{seed}') for name, f in llm['tables'].items()}
-    return {**config, 'llm': {**llm, 'tables': tables}}
+    """The configuration, the folders that it reads without the seed at their end."""
+    llm, train = config.get('llm') or {}, config.get('train') or {}
+
+    def plain(folders: Mapping[str, str]) -> dict[str, str]:
+        end = f'/{train.get("seed")}'
+        return {name: folder.removesuffix(end) for name, folder in folders.items()}
+
+    if llm.get('tables'):
+        llm = {**llm, 'tables': plain(llm['tables'])}
+        config = {**config, 'llm': llm}
+    if distill := train.get('distill'):
+        distill = {**distill, 'runs': plain(distill['runs'])}
+        config = {**config, 'train': {**train, 'distill': distill}}
+    return config
 
 
 def _kind(config: Mapping[str, Any]) -> tuple[bool, bool, str | None]:

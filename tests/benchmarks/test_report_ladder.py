@@ -108,6 +108,21 @@ def test_tables_of_another_seed_are_no_change() -> None:
     assert changes(other, one) == 'llm.tables.seq runs/sasrec → runs/x'
 
 
+def test_teachers_of_another_seed_are_no_change() -> None:
+    runs = (('runs/sasrec/1', 1), ('runs/sasrec/2', 2), ('runs/x/2', 2))
+    one, two, other = (
+        _result(
+            config={
+                'llm': {'tables': {}},
+                'train': {'seed': seed, 'distill': {'runs': {'seq': folder}}},
+            }
+        )
+        for folder, seed in runs
+    )
+    assert changes(two, one) == '-'
+    assert changes(other, one) == 'train.distill.runs.seq runs/sasrec → runs/x'
+
+
 def test_another_kind_of_model_is_named_by_its_recipe() -> None:
     own = {'config': {'model': {'name': 'SASRec'}}, 'recipe': 'a/sasrec.yaml'}
     told = ['dataset=beauty', 'train.seed=1', 'model.dropout=0.5', 'model.dropout=0.7']
