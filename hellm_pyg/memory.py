@@ -113,7 +113,7 @@ def estimate_run(
 
 def _member(name: str, folder: str, key: str) -> Config:
     """The configuration of a run that another one reads whole."""
-    path = Path(os.path.expandvars(folder)) / 'config.yaml'
+    path = Path(os.path.expandvars(folder)).expanduser() / 'config.yaml'
     if not path.is_file():
         raise ValueError(
             f"'{key}.{name}' needs to be the folder of a run, which says what it holds "
@@ -132,21 +132,36 @@ def _teachers(config: Config, sizes: DataSizes) -> dict[str, int]:
     """What other runs hold beside a training that they teach."""
     if config.train.distill is None:
         return {}
-    held = ranking = 0
+    held = missing = ranking = 0
     rows = min(_tokens(config.train), max(1, CHUNK_ELEMENTS // sizes.num_items))
     for name, folder in config.train.distill.runs.items():
-        if not Path(os.path.expandvars(folder)).is_dir():  # still to come: a SASRec
-            held += 4 * sizes.num_items * EMBEDDING_WIDTH
+        if not Path(os.path.expandvars(folder)).expanduser().is_dir():
+            missing += 4 * sizes.num_items * EMBEDDING_WIDTH
             continue
         own = _member(name, folder, 'train.distill.runs')
         found = (_phase_one if own.llm is None else _phase_two)(own, sizes)
-        held += sum(found.get(part, 0) for part in (*HELD, *SHARED))
-        held += _encoded(own, sizes)
+        held += sum(found.get(part, 0) for part in HELD) + _encoded(own, sizes)
         if own.llm is not None:
             ranking = max(ranking, _ranking(own, rows, sizes))
+        elif sampling_of(model_class(own.model.get('name'))) == 'sequences':
+            tokens = rows * config.train.max_len
+            ranking = max(ranking, _sequence_states(own, tokens))
     # Scores, their softmax, the mean, what it takes from the loss and two products.
     scores = 6 * 4 * rows * sizes.num_items
-    return {'teachers': held, 'what they tell of a batch (at most)': scores + ranking}
+    return {
+        'teachers': held,
+        **({'teachers still to come, if as a SASRec': missing} if missing else {}),
+        'what they tell of a batch (at most)': scores + ranking,
+    }
+
+
+def _sequence_states(config: Config, tokens: int) -> int:
+    """What a sequence model of phase 1 holds to read so many items, at most."""
+    width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
+    layers = int(config.model.get('num_layers', 2))
+    heads = int(config.model.get('num_heads', 1))
+    states = width * (24 * layers + 6) + 3 * layers * heads * config.train.max_len
+    return 4 * tokens * states
 
 
 def _ensemble(config: Config, sizes: DataSizes) -> dict[str, int]:
@@ -231,15 +246,10 @@ def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
         )
         rows['activations (at most)'] = 4 * width * nodes * (layers + 12)
     elif kind == 'sequences':
-        layers = int(config.model.get('num_layers', 2))
-        heads = int(config.model.get('num_heads', 1))
-        tokens, rows_ = _tokens(config.train), config.train.max_len
+        tokens = _tokens(config.train)
         negatives = config.train.num_neg * tokens
-        rows['activations (at most)'] = 4 * (
-            tokens * width * (24 * layers + 6)
-            + 3 * layers * heads * tokens * rows_
-            + 3 * negatives
-            + 2 * 512 * (sizes.num_items + config.train.num_neg * width)
+        rows['activations (at most)'] = _sequence_states(config, tokens) + 4 * (
+            3 * negatives + 2 * 512 * (sizes.num_items + config.train.num_neg * width)
         )
     rows['scores of a validation batch'] = 8 * config.eval.batch_size * sizes.num_items
     return rows

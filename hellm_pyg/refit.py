@@ -127,7 +127,7 @@ def _fixed(config: Config) -> dict[str, Any]:
             flat[f'{section}.{key}'] = value
     if config.train.distill is not None:
         flat |= {
-            'train.distill.runs': list(config.train.distill.runs),
+            'train.distill.runs': sorted(config.train.distill.runs),
             'train.distill.weight': config.train.distill.weight,
         }
     del flat['train.distill']

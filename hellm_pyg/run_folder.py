@@ -353,8 +353,8 @@ def _check_same(own: Config, config: Config) -> None:
             old, new = sorted(old), sorted(new)
         if old != new:
             raise ValueError(
-                f"it was trained with 'data.{key}' {old!r} (got {new!r} here): both "
-                f'read the same data'
+                f"it was trained with 'data.{key}' {old!r} (got {new!r} here), and "
+                f'reads it here, too: set the same, or train it anew'
             )
     histories = own.llm is not None or sampling_of(_model_class(own)) != 'pairs'
     if histories and own.train.max_len != config.train.max_len:

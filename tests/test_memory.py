@@ -277,12 +277,17 @@ def test_teachers_are_held_beside_a_training(tmp_path: Path) -> None:
     plain, taught, both = rows(), rows('seq'), rows('seq', 'graph')
     assert 'teachers' not in plain
     assert plain.items() < taught.items()
-    assert taught['teachers'] >= plain['parameters'] + plain['features'] + 4 * 64 * 50
-    graph = 4 * 64 * 150 * 2  # what it encodes
-    assert both['teachers'] > taught['teachers'] + graph
-    tokens = 8 * 8  # a batch of rows as long as they may be
-    assert taught['what they tell of a batch (at most)'] == 6 * 4 * tokens * 50
-    assert rows('to_come')['teachers'] == 4 * 64 * 50
+    assert taught['teachers'] == plain['parameters'] + 4 * 64 * 50
+    graph = 2 * 4 * 64 * 150 + 4 * 64 * 150  # its weights, and what it encodes
+    assert both['teachers'] == taught['teachers'] + graph
+    # A batch of rows as long as they may be, of which each item ends a history.
+    items = 8 * 8
+    states = 4 * items * 8 * (64 * (24 * 2 + 6) + 3 * 2 * 2 * 8)
+    found = taught['what they tell of a batch (at most)']
+    assert found == 6 * 4 * items * 50 + states
+    to_come = rows('to_come')
+    assert to_come['teachers'] == 0
+    assert to_come['teachers still to come, if as a SASRec'] == 4 * 64 * 50
     save_config(load_config('ensemble'), tmp_path / 'all' / 'config.yaml')
     with pytest.raises(ValueError, match=r"'train.distill.runs.all' needs .* no ens"):
         rows('all')

@@ -100,18 +100,13 @@ class SequenceBatch:
         return self.length.cumsum(0) - 1
 
     @property
-    def _targets_positions(self) -> bool:
-        """Whether targets are of positions rather than of rows."""
-        return self.num_targets == self.item.numel() != self.batch_size
-
-    @property
     def seen(self) -> tuple[Tensor, Tensor]:
         """Target and item pairs: what stands in the history of each target.
 
         The first vector counts targets, ascending, the second holds items. A
         position's history ends with its own item; a row's has all its items.
         """
-        if self._targets_positions:
+        if self.num_targets == self.item.numel() != self.batch_size:
             count = self.position + 1
             end = torch.arange(self.item.numel(), device=self.item.device)
         else:
@@ -135,15 +130,21 @@ class SequenceBatch:
         inside = kept[target]
         return (kept.cumsum(0) - 1)[target[inside]], item[inside]
 
-    def histories(self, kept: Tensor) -> SequenceBatch:
-        """A row for each of some targets: what it follows, as at inference.
+    def histories(self) -> SequenceBatch:
+        """A row for each target: the items that it follows, of an unknown user."""
+        row, item = self.seen
+        user = self.user.new_full((self.num_targets,), -1)
+        return SequenceBatch(user, item, row)
+
+    def rows(self, kept: Tensor) -> SequenceBatch:
+        """Some of the rows, without targets.
 
         Args:
-            kept: Which targets, bool of shape :math:`[T]` or :math:`[B]`.
+            kept: Which rows are left, bool of shape :math:`[B]`.
         """
-        user = self.user[self.batch] if self._targets_positions else self.user
-        row, item = self.seen_by(kept)
-        return SequenceBatch(user[kept], item, row)
+        inside = kept[self.batch]
+        row = (kept.cumsum(0) - 1)[self.batch[inside]]
+        return SequenceBatch(self.user[kept], self.item[inside], row)
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""

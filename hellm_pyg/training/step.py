@@ -19,7 +19,7 @@ from hellm_pyg.precision import resolve_precision
 from hellm_pyg.training.processes import share, sum_gradients
 from hellm_pyg.training.schedule import build_optimizer
 from hellm_pyg.training.state import trained_tensors
-from hellm_pyg.training.teacher import Teacher, check_student
+from hellm_pyg.training.teacher import Teacher
 
 Batch = PairBatch | SequenceBatch
 
@@ -82,8 +82,6 @@ class Stepper:
         teacher: Teacher | None = None,
     ) -> None:
         _check(model)
-        if teacher is not None:
-            check_student(model)
         if config.activation_checkpointing:
             _checkpoint_activations(model)
         self.accelerator = accelerator
@@ -143,12 +141,9 @@ class Stepper:
 
     def _loss(self, batch: Batch) -> Tensor:
         device = self.accelerator.device.type
-        soft = []
-        if self._teacher is not None:
-            assert isinstance(batch, SequenceBatch)  # all that its students read
-            soft = [self._teacher(batch)]
+        more = {} if self._teacher is None else {'soft': self._teacher(batch)}
         with torch.autocast(device, torch.bfloat16, enabled=self.precision == 'bf16'):
-            loss = self._model.loss(self._data, batch, *soft)
+            loss = self._model.loss(self._data, batch, **more)
         return loss.float()
 
     def update(self, rate: float, norm: Tensor) -> None:

@@ -24,8 +24,8 @@ class Teacher:
         p_{ti} = \frac{1}{M} \sum_{m=1}^{M} \frac{\exp s_m(t, i)}
         {\sum_j \exp s_m(t, j)}
 
-    They read a target's history as they do at inference, without dropout, and are not
-    trained further.
+    They read the items before a target as those of somebody unknown, without dropout,
+    and are not trained further.
 
     Args:
         models: Name to recommender, whose scores are logits over all items; moved to
@@ -35,7 +35,8 @@ class Teacher:
         device: Where batches lie.
 
     Raises:
-        ValueError: If there are no models, or a score is NaN or infinite.
+        ValueError: If there are no models, or one of them counts; and when it is asked,
+            if a score is NaN or infinite.
     """
 
     def __init__(
@@ -47,6 +48,12 @@ class Teacher:
     ) -> None:
         if not models:
             raise ValueError("'teachers' needs a recommender at least (got none)")
+        for name, model in models.items():
+            if getattr(model, 'sampling', None) == 'none':
+                raise ValueError(
+                    f"'teachers' needs models that were trained (got {name!r}, "
+                    f'{type(model).__name__}, whose scores are no logits): leave it out'
+                )
         self.models: dict[str, Any] = dict(models)
         self.weight = weight
         self._num_items = int(data['item'].num_nodes)
@@ -55,22 +62,21 @@ class Teacher:
             with inference(model.to(device)):
                 self._encoded[name] = model.encode(data)
 
-    def hashes(self) -> dict[str, str]:
-        """Tells by name which weights they have."""
+    def hashes(self) -> list[list[str]]:
+        """Names of the models, and which weights they have."""
         models = self.models.items()
-        return {name: tensor_hash(trained_tensors(model)) for name, model in models}
+        return [[name, tensor_hash(trained_tensors(model))] for name, model in models]
 
-    def __call__(self, batch: SequenceBatch) -> SoftTargets:
-        """Returns what it tells of the targets of a batch."""
-        index = torch.arange(batch.num_targets, device=batch.user.device)
+    def __call__(self, batch: Any) -> SoftTargets:
+        """Returns what it tells of the targets of a :class:`SequenceBatch`."""
+        histories = batch.histories()
+        every = torch.arange(batch.num_targets, device=batch.user.device)
 
         def probability(index: Tensor) -> Tensor:
-            kept = torch.zeros(
-                batch.num_targets, dtype=torch.bool, device=index.device
-            ).index_fill_(0, index, True)
-            return self._mean(batch.histories(kept))
+            kept = torch.zeros_like(every, dtype=torch.bool)
+            return self._mean(histories.rows(kept.index_fill_(0, index, True)))
 
-        return SoftTargets(self.weight, index, probability)
+        return SoftTargets(self.weight, every, probability)
 
     def _mean(self, histories: SequenceBatch) -> Tensor:
         total: Tensor | None = None
@@ -91,13 +97,24 @@ class Teacher:
 
 
 def check_student(model: Any) -> None:
-    """Refuses a model whose loss cannot learn from a teacher.
+    """Refuses a model that cannot learn from a teacher.
 
     Raises:
-        ValueError: If its loss takes no :class:`~hellm_pyg.nn.SoftTargets`.
+        ValueError: If its loss takes no :class:`~hellm_pyg.nn.SoftTargets`, or it
+            learns anything but a softmax over all items.
     """
-    if 'soft' not in inspect.signature(model.loss).parameters:
-        raise ValueError(
-            f"'distill' needs a model that learns a softmax over all items, SASRec, "
-            f'GRU4Rec or a language model (got {type(model).__name__}): set it to null'
+    got = type(model).__name__
+    if 'soft' in inspect.signature(model.loss).parameters:
+        wanted = {'sampling': 'sequences', 'objective': 'softmax', 'candidates': 'all'}
+        found = {name: getattr(model, name, best) for name, best in wanted.items()}
+        if found == wanted:
+            return
+        others = (
+            f'{name}={found[name]!r}' for name in found if found[name] != wanted[name]
         )
+        got += f' with {", ".join(others)}'
+    raise ValueError(
+        f"'distill' needs a model that learns a softmax over all items: SASRec with "
+        f'loss=softmax, GRU4Rec or a language model, with candidates=all (got {got}); '
+        f'set it to null, or choose another loss'
+    )

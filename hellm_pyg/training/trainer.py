@@ -32,7 +32,7 @@ from hellm_pyg.training.processes import make_accelerator
 from hellm_pyg.training.schedule import learning_rate
 from hellm_pyg.training.state import Progress
 from hellm_pyg.training.step import Gradient, Stepper, Trainable
-from hellm_pyg.training.teacher import Teacher
+from hellm_pyg.training.teacher import Teacher, check_student
 
 LINES_PER_EPOCH = 10
 
@@ -151,6 +151,7 @@ class Trainer:
                     f'{list(models)} with {distill})'
                 )
             return None
+        check_student(self.model)
         return Teacher(models, self._on_device, distill.weight, self.device)
 
     def _make_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:

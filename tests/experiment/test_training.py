@@ -90,7 +90,11 @@ def test_other_runs_teach(shop: Path, tmp_path: Path) -> None:
         checkpoint.load_tensors(tmp_path / name / 'embeddings.safetensors')['item']
         for name in ('half', 'whole')
     )
+    alone = taught(shop, {'seq': shop / 'seq'}, 'train.distill.weight=0.5')
+    experiment.pretrain(alone, tmp_path / 'alone')
+    path = tmp_path / 'alone' / 'embeddings.safetensors'
     assert not torch.allclose(half, whole)
+    assert not torch.allclose(half, checkpoint.load_tensors(path)['item'])
     run = experiment.load_run(tmp_path / 'half')  # its teachers are not needed
     assert run.config.train.distill is not None
     assert run.config.train.distill.runs == {k: str(v) for k, v in runs.items()}
@@ -108,7 +112,9 @@ def test_a_language_model_learns_from_a_run(shop: Path, tmp_path: Path) -> None:
     )
     experiment.finetune(config, tmp_path / 'run')
     metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
-    assert set(metrics['settings']['teachers']) == {'seq'}
+    assert [name for name, _ in metrics['settings']['teachers']] == ['seq']
+    student = taught(shop, {'llm': tmp_path / 'run'})  # which teaches in turn
+    experiment.pretrain(student, tmp_path / 'student')
 
 
 def test_runs_that_cannot_teach(shop: Path, tmp_path: Path) -> None:
@@ -118,6 +124,12 @@ def test_runs_that_cannot_teach(shop: Path, tmp_path: Path) -> None:
         assert not (tmp_path / 'run' / 'metrics.json').exists()
 
     key, seq = 'train.distill.runs', {'seq': shop / 'seq'}
+    floor = shop_config(shop, 'lightgcn', 'model={name: Popularity}')
+    experiment.pretrain(floor, tmp_path / 'floor')
+    refused(
+        rf"'{key}' needs models that were trained \(got 'x', Popularity",
+        taught(shop, {'x': tmp_path / 'floor'}),
+    )
     refused(f"'{key}' needs a run at least", taught(shop, {}, 'train.distill={}'))
     refused(f"'{key}.x' needs to be the folder", taught(shop, {'x': tmp_path}))
     refused(
@@ -139,7 +151,7 @@ def test_runs_that_cannot_teach(shop: Path, tmp_path: Path) -> None:
         taught(shop, seq, 'model.name=LightGCN', 'train.num_neg=1'),
     )
     refused(
-        r"'soft' belongs to loss='softmax'",
+        r"'train.distill' .* \(got SASRec with objective='bce'\); set it to null",
         taught(shop, seq, 'model.loss=bce', 'train.num_neg=1'),
     )
 

@@ -21,6 +21,7 @@ import torch
 
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.training.processes import main_first, make_accelerator
+from tests.training.test_teacher import TAUGHT, sasrec, trainer
 from tests.training.toy import CONFIG, Toy, kill_at, make_data, make_trainer
 
 Task = Callable[[Path, int, int], None]
@@ -65,6 +66,12 @@ def compare(run_dir: Path, rank: int, processes: int) -> None:
         'user': found.user.tolist(),
     }
     (run_dir / f'found-{rank}.json').write_text(json.dumps(content))
+
+
+def taught(run_dir: Path, rank: int, processes: int) -> None:
+    config = replace(TAUGHT, accumulate=4 // processes)
+    teachers = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2)}
+    trainer(run_dir, config, model=sasrec(4, dropout=0.0), teachers=teachers).fit()
 
 
 def in_turn(run_dir: Path, rank: int, processes: int) -> None:
@@ -118,6 +125,8 @@ def main(folder: str) -> None:
     out = Path(folder)
     launch(compare, out / '1', 1)
     launch(compare, out / '2', 2)
+    launch(taught, out / 'taught-1', 1)
+    launch(taught, out / 'taught-2', 2)
     launch(in_turn, out / 'turns')
     launch(undisturbed, out / 'whole')
     launch(interrupted, out / 'stopped')

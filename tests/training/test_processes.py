@@ -56,6 +56,15 @@ def test_two_processes_equal_one(runs: Path) -> None:
     assert found[0]['user'] == load_json(one / 'found-0.json')['user']
 
 
+def test_two_processes_are_taught_as_one(runs: Path) -> None:
+    ours, theirs = (
+        load_tensors(runs / f'taught-{processes}' / 'model.safetensors')
+        for processes in (2, 1)
+    )
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_two_processes_stop_and_resume_together(runs: Path) -> None:
     state = load_json(runs / 'when-stopped.json')['progress']
     assert not state['stopped']

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from hellm_pyg.config import DistillConfig, EvalConfig, TrainConfig
 from hellm_pyg.data import SequenceLoader
-from hellm_pyg.nn.models import SASRec
+from hellm_pyg.nn.models import ItemKNN, LightGCN, SASRec
 from hellm_pyg.training import Trainer
 from hellm_pyg.training.teacher import Teacher
+from hellm_pyg.transforms import UserItemGraph
 from tests.nn.models.batches import sequence_batch
-from tests.training.toy import CONFIG, ITEMS, Toy, make_data, make_trainer
+from tests.training.toy import CONFIG, ITEMS, USERS, make_data, make_trainer
 
 CPU = torch.device('cpu')
 
@@ -31,22 +32,21 @@ def sasrec(seed: int, **options: Any) -> SASRec:
 
 @pytest.mark.parametrize('every', [True, False])
 def test_tells_the_mean_prediction_after_each_history(every: bool) -> None:
-    models = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2), 'graph': Toy()}
-    data = make_data()
+    data = UserItemGraph()(make_data())
+    graph = LightGCN(USERS, ITEMS, 8)
+    models = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2), 'graph': graph}
     rows = [[3, 1, 4], [1, 5], [9]]
     target = [1, 4, 2, 5, 3, 8] if every else [2, 3, 8]
     batch = sequence_batch(rows, target, user=[7, 0, 12])
-    seen, user = rows, [7, 0, 12]
-    if every:
-        seen = [[3], [3, 1], [3, 1, 4], [1], [1, 5], [9]]
-        user = [7, 7, 7, 0, 0, 12]
+    seen = [[3], [3, 1], [3, 1, 4], [1], [1, 5], [9]] if every else rows
+    nobody = [-1] * len(seen)
     soft = Teacher(models, data, 0.3, CPU)(batch)
     assert models['a'].training  # a student that teaches itself would go on
     expected: Tensor = torch.zeros(())
     for model in models.values():
         own: Any = model.eval()
         with torch.no_grad():
-            score = own.score(own.encode(data), sequence_batch(seen, user=user))
+            score = own.score(own.encode(data), sequence_batch(seen, user=nobody))
         expected = expected + score.softmax(dim=1) / 3
     assert soft.weight == 0.3
     torch.testing.assert_close(soft[0:9], expected)
@@ -65,9 +65,11 @@ def test_scores_that_are_not_finite() -> None:
         soft[0:1]
 
 
-def test_nobody_to_teach() -> None:
+def test_who_cannot_teach() -> None:
     with pytest.raises(ValueError, match=r"'teachers' needs a recommender at least"):
         Teacher({}, make_data(), 0.5, CPU)
+    with pytest.raises(ValueError, match=r"'teachers' .* trained \(got 'a', ItemKNN"):
+        Teacher({'a': ItemKNN(USERS, ITEMS)}, make_data(), 0.5, CPU)
 
 
 TAUGHT = TrainConfig(
@@ -90,7 +92,7 @@ def test_a_student_learns_what_its_teacher_predicts(tmp_path: Path) -> None:
     config = replace(TAUGHT, epochs=20, eval_every=20)
     run = trainer(tmp_path / 'run', config, teachers={'seq': teacher})
     batch = next(iter(run.loader))
-    histories = batch.histories(torch.ones(batch.num_targets, dtype=torch.bool))
+    histories = batch.histories()
 
     def predicted(model: SASRec) -> Tensor:
         with torch.no_grad():
@@ -107,7 +109,7 @@ def test_a_student_learns_what_its_teacher_predicts(tmp_path: Path) -> None:
     assert divergence() < 0.5 * at_first
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[name])
-    assert run.settings['teachers'].keys() == {'seq'}
+    assert [name for name, _ in run.settings['teachers']] == ['seq']
 
 
 def test_a_teacher_of_no_weight_changes_no_random_number(tmp_path: Path) -> None:
@@ -125,9 +127,35 @@ def test_a_teacher_of_no_weight_changes_no_random_number(tmp_path: Path) -> None
 def test_a_run_does_not_go_on_with_another_teacher(tmp_path: Path) -> None:
     trainer(tmp_path, teachers={'seq': sasrec(1)}).fit()
     (tmp_path / 'metrics.json').unlink()
-    with pytest.raises(ValueError, match=r'teachers'):
-        trainer(tmp_path, teachers={'seq': sasrec(2)}).fit()
+    for others in ({'seq': sasrec(2)}, {'seq': sasrec(1), 'more': sasrec(2)}):
+        with pytest.raises(ValueError, match=r'another run: teachers was .*seq'):
+            trainer(tmp_path, teachers=others).fit()
     trainer(tmp_path, teachers={'seq': sasrec(1)}).fit()
+
+
+def test_stopped_in_an_epoch_and_taught_further(tmp_path: Path) -> None:
+    teachers = {'seq': sasrec(1, dropout=0.5)}
+    config = replace(TAUGHT, save_minutes=0.0)  # a state after every step
+    whole = trainer(tmp_path / 'whole', config, teachers=teachers)
+    whole.fit()
+    stopped = sasrec(4, dropout=0.1)
+    batches: list[Any] = []
+
+    def loss(data: Any, batch: Any, soft: Any = None) -> Tensor:
+        batches.append(batch)
+        if len(batches) == len(whole.loader) + 2:
+            raise KeyboardInterrupt
+        return SASRec.loss(stopped, data, batch, soft)
+
+    stopped.loss = loss  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / 'run', config, model=stopped, teachers=teachers).fit()
+    again = trainer(tmp_path / 'run', config, teachers=teachers)
+    again.fit()
+    for ours, theirs in zip(
+        again.model.parameters(), whole.model.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
 
 
 def test_what_cannot_be_taught(tmp_path: Path) -> None:
@@ -135,6 +163,11 @@ def test_what_cannot_be_taught(tmp_path: Path) -> None:
     config = replace(CONFIG, distill=DistillConfig())
     with pytest.raises(ValueError, match=r"'distill' needs a model .*\(got Toy\)"):
         make_trainer(tmp_path, config=config, teachers=teachers)
+    for options in ({'loss': 'bce'}, {'candidates': 'unseen'}):
+        ((name, value),) = options.items()
+        name = {'loss': 'objective'}.get(name, name)
+        with pytest.raises(ValueError, match=rf"\(got SASRec with {name}='{value}'\)"):
+            trainer(tmp_path, model=sasrec(1, **options), teachers=teachers)
     with pytest.raises(ValueError, match=r"'teachers' needs 'distill'.*\['seq'\]"):
         trainer(tmp_path, replace(TAUGHT, distill=None), teachers=teachers)
     with pytest.raises(ValueError, match=r"'teachers' needs a recommender at least"):

@@ -207,6 +207,10 @@ class SASRec(torch.nn.Module):
             data: Interactions, and the neighbours that smooth the targets.
             batch: Rows with the target of each position or of each row.
             soft: What a teacher tells of each target (``loss='softmax'``).
+
+        Raises:
+            ValueError: If there are no targets, or neither one an item nor one a row;
+                if negatives are missing, or there are soft targets, for another loss.
         """
         if soft is not None and self.objective != 'softmax':
             raise ValueError(
