@@ -118,7 +118,8 @@ def _data_overrides(folder: Path) -> list[str]:
 
 def _train(folder: Path, data: list[str]) -> dict[str, Path]:
     """Trains (or resumes) every model of the demo; returns their run folders."""
-    pre, sasrec, hellm = (folder / name for name in ('hellm_pre', 'sasrec', 'hellm'))
+    names = ('hellm_pre', 'sasrec', 'sasrec_best', 'hellm')
+    pre, plain, smoothed, hellm = (folder / name for name in names)
     floors = {name: folder / name.lower() for name in ('Popularity', 'ItemKNN')}
     for name, run in floors.items():
         experiment.pretrain(
@@ -131,16 +132,22 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
         ),
         pre,
     )
-    experiment.pretrain(load_config('sasrec', [*data, 'train.epochs=30']), sasrec)
-    tables = {'graph': str(pre), 'seq': str(sasrec)}
-    llm = [f'llm.tables={json.dumps(tables)}', 'llm.num_layers=8', 'train.epochs=3']
+    experiment.pretrain(load_config('sasrec', [*data, 'train.epochs=30']), plain)
+    experiment.pretrain(load_config('sasrec_best', data), smoothed)
+    read = {
+        'llm.tables': {'graph': str(pre), 'seq': str(smoothed)},
+        'train.distill.runs': {'plain': str(plain), 'smoothed': str(smoothed)},
+    }
+    llm = [f'{key}={json.dumps(runs)}' for key, runs in read.items()]
+    llm += ['llm.num_layers=4', 'train.epochs=3']
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)
     return {
         'Popularity': floors['Popularity'],
         'Item-kNN': floors['ItemKNN'],
         'HeLLM-pre (graph)': pre,
-        'SASRec': sasrec,
-        'HeLLM (SmolLM2-135M-Instruct, first 8 layers, de-quantised from Q4_1)': hellm,
+        'SASRec': plain,
+        'SASRec, smoothed': smoothed,
+        'HeLLM (SmolLM2-135M-Instruct, first 4 layers, de-quantised from Q4_1)': hellm,
     }
 
 

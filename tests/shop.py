@@ -44,6 +44,7 @@ def write_shop(folder: Path) -> list[str]:
         'train.max_len=8',
         'train.batch_size=8',
         'train.epochs=1',
+        'train.distill=null',  # no runs of a recipe teach here
     ]
 
 

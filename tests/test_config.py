@@ -339,6 +339,9 @@ def test_recipes_load_for_every_dataset(name: str, dataset: str) -> None:
         tables = [t for t in config.llm.tables.values() if ':' not in t]
         assert tables
         assert all(table.startswith(f'runs/{dataset}/') for table in tables)
+    if config.train.distill is not None:
+        teachers = config.train.distill.runs.values()
+        assert all(folder.startswith(f'runs/{dataset}/') for folder in teachers)
     if config.ensemble is not None:
         folders = config.ensemble.members.values()
         assert all(folder.startswith(f'runs/{dataset}/') for folder in folders)

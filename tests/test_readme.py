@@ -64,8 +64,8 @@ def test_the_way_of_a_shop(
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [command[0] for command in commands()] == [
-        'prepare', 'pretrain', 'pretrain', 'finetune', 'evaluate', 'recommend',
-        'recommend',
+        'prepare', 'pretrain', 'pretrain', 'pretrain', 'finetune', 'evaluate',
+        'recommend', 'recommend',
     ]  # fmt: skip
     write_llm(shop / 'llm')
     shown = []

@@ -103,9 +103,10 @@ def options(
     \b
     hellm prepare table --interactions orders.csv --items catalogue.csv --out shop
     hellm pretrain pretrain_best dataset=shop --out runs/shop/graph
-    hellm pretrain sasrec dataset=shop --out runs/shop/seq
+    hellm pretrain sasrec_best dataset=shop --out runs/shop/seq
     hellm finetune finetune_best dataset=shop --out runs/shop/hellm \\
-        llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq
+        llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq \\
+        train.distill=null
     hellm evaluate runs/shop/hellm
     hellm recommend runs/shop/hellm --user C-1042 -k 10
     """

@@ -93,14 +93,25 @@ def next_steps(prepared: Prepared) -> list[str]:
 
     runs = f'runs/{prepared.folder.name}'
     graph = [] if prepared.modalities else ['model.i2i=false']
-    sequence = 'sasrec_best' if prepared.modalities else 'sasrec'
     tables = [f'llm.tables.{name}={runs}/{name}' for name in ('graph', 'seq')]
     data = f'dataset={prepared.folder}'
     user = str(prepared.ids.users[0])
+    sequences = [['pretrain', 'sasrec', data, '--out', f'{runs}/seq']]
+    teachers = ['train.distill.runs={}', f'train.distill.runs.plain={runs}/seq']
+    if prepared.modalities:  # along which the targets of 'sasrec_best' are smoothed
+        sequences = [
+            ['pretrain', 'sasrec', data, '--out', f'{runs}/plain'],
+            ['pretrain', 'sasrec_best', data, '--out', f'{runs}/seq'],
+        ]
+        teachers = [
+            f'train.distill.runs.plain={runs}/plain',
+            f'train.distill.runs.smoothed={runs}/seq',
+        ]
+    read = [*tables, *teachers]
     commands = [
         ['pretrain', 'pretrain_best', data, *graph, '--out', f'{runs}/graph'],
-        ['pretrain', sequence, data, '--out', f'{runs}/seq'],
-        ['finetune', 'finetune_best', data, *tables, '--out', f'{runs}/hellm'],
+        *sequences,
+        ['finetune', 'finetune_best', data, *read, '--out', f'{runs}/hellm'],
         ['evaluate', f'{runs}/hellm'],
         ['recommend', f'{runs}/hellm', '--user', user, '-k', '10'],
     ]

@@ -40,7 +40,9 @@ def finetune(
     \b
     hellm finetune finetune_best --out runs/beauty/hellm
     hellm finetune finetune_best dataset=shop --out runs/shop/hellm \\
-        llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq
+        llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq \\
+        train.distill.runs.plain=runs/shop/plain \\
+        train.distill.runs.smoothed=runs/shop/seq
     hellm finetune finetune_best llm.num_layers=8 --out runs/beauty/small
     hellm finetune finetune_best --llm Qwen/Qwen2.5-0.5B --out runs/beauty/qwen
     """

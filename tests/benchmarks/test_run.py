@@ -354,6 +354,7 @@ def test_tables_say_what_their_cells_read() -> None:
     assert set(found['beauty-hellm-2025']) == {
         'beauty-hellm_pre-2025',
         'beauty-sasrec_smoothed-2025',
+        'beauty-sasrec-2025',
     }
 
 

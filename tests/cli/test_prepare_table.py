@@ -34,7 +34,9 @@ def test_from_files_to_recommendations(files: Path) -> None:
         'pretrain', 'pretrain', 'finetune', 'evaluate', 'recommend'
     ]  # fmt: skip
     assert 'model.i2i=false' in commands[0]
-    assert commands[1].startswith('pretrain sasrec dataset=shop ')
+    assert commands[1] == 'pretrain sasrec dataset=shop --out runs/shop/seq'
+    teacher = "'train.distill.runs={}' train.distill.runs.plain=runs/shop/seq"
+    assert teacher in commands[2]
     few = ['train.epochs=1', 'train.batch_size=8', 'model.embedding_dim=8']
     hellm(*commands[0].split(), *few)
     user = commands[4].split()[3]
@@ -54,7 +56,11 @@ def test_commands_that_follow_with_features(files: Path) -> None:
         'prepare', 'table', *common, '--features', 'tags=x.npy', '--out', 'a'
     ).stdout
     tables = 'llm.tables.graph=runs/a/graph llm.tables.seq=runs/a/seq'
-    assert f'finetune_best dataset=a {tables} --out runs/a/hellm' in output
+    teachers = 'train.distill.runs.plain=runs/a/plain '
+    teachers += 'train.distill.runs.smoothed=runs/a/seq'
+    finetune = f'finetune_best dataset=a {tables} {teachers} --out runs/a/hellm'
+    assert finetune in output
+    assert 'hellm pretrain sasrec dataset=a --out runs/a/plain' in output
     assert 'hellm pretrain sasrec_best dataset=a --out runs/a/seq' in output
     assert 'i2i' not in output
 
