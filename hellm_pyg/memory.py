@@ -111,9 +111,13 @@ def estimate_run(
     return rows | _teachers(config, sizes)
 
 
+def _folder(path: str) -> Path:
+    return Path(os.path.expandvars(path)).expanduser()
+
+
 def _member(name: str, folder: str, key: str) -> Config:
     """The configuration of a run that another one reads whole."""
-    path = Path(os.path.expandvars(folder)).expanduser() / 'config.yaml'
+    path = _folder(folder) / 'config.yaml'
     if not path.is_file():
         raise ValueError(
             f"'{key}.{name}' needs to be the folder of a run, which says what it holds "
@@ -135,17 +139,17 @@ def _teachers(config: Config, sizes: DataSizes) -> dict[str, int]:
     held = missing = ranking = 0
     rows = min(_tokens(config.train), max(1, CHUNK_ELEMENTS // sizes.num_items))
     for name, folder in config.train.distill.runs.items():
-        if not Path(os.path.expandvars(folder)).expanduser().is_dir():
+        if not (_folder(folder) / 'config.yaml').is_file():
             missing += 4 * sizes.num_items * EMBEDDING_WIDTH
             continue
         own = _member(name, folder, 'train.distill.runs')
         found = (_phase_one if own.llm is None else _phase_two)(own, sizes)
         held += sum(found.get(part, 0) for part in HELD) + _encoded(own, sizes)
         if own.llm is not None:
-            ranking = max(ranking, _ranking(own, rows, sizes))
-        elif sampling_of(model_class(own.model.get('name'))) == 'sequences':
-            tokens = rows * config.train.max_len
-            ranking = max(ranking, _sequence_states(own, tokens))
+            batch = -(-_tokens(config.train) // config.train.max_len)
+            ranking = max(ranking, _ranking(own, batch, sizes))
+        else:
+            ranking = max(ranking, _sequence_states(own, _tokens(config.train)))
     # Scores, their softmax, the mean, what it takes from the loss and two products.
     scores = 6 * 4 * rows * sizes.num_items
     return {

@@ -100,13 +100,20 @@ class SequenceBatch:
         return self.length.cumsum(0) - 1
 
     @property
+    def targets_positions(self) -> bool:
+        """Whether each position has a target, rather than each row."""
+        # Where rows are empty the two counts may agree: a target a row, then.
+        whole = self.num_targets == self.item.numel() != self.batch_size
+        return self.target is not None and whole
+
+    @property
     def seen(self) -> tuple[Tensor, Tensor]:
         """Target and item pairs: what stands in the history of each target.
 
         The first vector counts targets, ascending, the second holds items. A
         position's history ends with its own item; a row's has all its items.
         """
-        if self.num_targets == self.item.numel() != self.batch_size:
+        if self.targets_positions:
             count = self.position + 1
             end = torch.arange(self.item.numel(), device=self.item.device)
         else:
@@ -129,22 +136,6 @@ class SequenceBatch:
         target, item = self.seen
         inside = kept[target]
         return (kept.cumsum(0) - 1)[target[inside]], item[inside]
-
-    def histories(self) -> SequenceBatch:
-        """A row for each target: the items that it follows, of an unknown user."""
-        row, item = self.seen
-        user = self.user.new_full((self.num_targets,), -1)
-        return SequenceBatch(user, item, row)
-
-    def rows(self, kept: Tensor) -> SequenceBatch:
-        """Some of the rows, without targets.
-
-        Args:
-            kept: Which rows are left, bool of shape :math:`[B]`.
-        """
-        inside = kept[self.batch]
-        row = (kept.cumsum(0) - 1)[self.batch[inside]]
-        return SequenceBatch(self.user[kept], self.item[inside], row)
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""

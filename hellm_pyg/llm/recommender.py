@@ -291,11 +291,33 @@ class LLMRecommender(nn.Module):
             encoded: What :meth:`encode` has given.
             batch: Histories.
         """
-        batch = self._truncate(replace(batch, target=None, neg_item=None))
+        rows = replace(batch, target=None, neg_item=None)
+        return self.score_queries(encoded, self.queries(encoded, rows))
+
+    @torch.no_grad()
+    def queries(self, encoded: EncodedCatalogue, batch: SequenceBatch) -> Tensor:
+        """Reads the histories of all targets at once.
+
+        Args:
+            encoded: What :meth:`encode` has given.
+            batch: Histories, with the target of each position or of each row, or
+                without any.
+
+        Returns:
+            Read-out states of the positions, :math:`[T, H]`, where each has a target
+            (``scope='causal'``), but for those that lie before the last ``max_len``
+            items of a row; else of the rows, :math:`[B, H]`.
+        """
+        batch = self._truncate(batch)
+        every = self._reads_every_position(batch)
         with arithmetic(self.before.device, self.dtype):
             token = encoded.token[batch.item]
-            states = self._read(token, batch, encoded.instruction, every=False)
-        return self.head.score(states, encoded.vectors, encoded.bias)
+            return self._read(token, batch, encoded.instruction, every)
+
+    @torch.no_grad()
+    def score_queries(self, encoded: EncodedCatalogue, query: Tensor) -> Tensor:
+        """Scores all items for some of the :meth:`queries`, :math:`[t, I]`."""
+        return self.head.score(query, encoded.vectors, encoded.bias)
 
     @torch.no_grad()
     def embeddings(self, data: HeteroData | None = None) -> dict[str, Tensor]:
@@ -387,10 +409,7 @@ class LLMRecommender(nn.Module):
         return SequenceBatch(batch.user, batch.item[keep], batch.batch[keep], target)
 
     def _reads_every_position(self, batch: SequenceBatch) -> bool:
-        # Where rows are empty the two counts may agree: a target a row, then.
-        number = batch.num_targets
-        every = number == batch.item.numel() and number != batch.batch_size
-        return self.scope == 'causal' and every
+        return self.scope == 'causal' and batch.targets_positions
 
     def _project(self, item: Tensor | None) -> Tensor:
         token = self.projector(self.tables(self.token_embeddings, item))

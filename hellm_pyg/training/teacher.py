@@ -11,10 +11,13 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import tensor_hash
-from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.evaluation.scoring import inference, score_all
+from hellm_pyg.evaluation.scoring import inference
 from hellm_pyg.nn.soft_targets import SoftTargets
 from hellm_pyg.training.state import trained_tensors
+
+# What a model of a softmax over all items is, unless it says otherwise.
+SOFTMAX = {'sampling': 'sequences', 'objective': 'softmax', 'candidates': 'all'}
+KINDS = 'SASRec with loss=softmax, GRU4Rec or a language model, with candidates=all'
 
 
 class Teacher:
@@ -24,19 +27,19 @@ class Teacher:
         p_{ti} = \frac{1}{M} \sum_{m=1}^{M} \frac{\exp s_m(t, i)}
         {\sum_j \exp s_m(t, j)}
 
-    They read the items before a target as those of somebody unknown, without dropout,
-    and are not trained further.
+    They read histories without dropout and are not trained further.
 
     Args:
-        models: Name to recommender, whose scores are logits over all items; moved to
+        models: Name to recommender that has learned a softmax over all items; moved to
             the device.
         data: What they encode, once, on that device.
         weight: Share of a target's weight that is the teacher's.
         device: Where batches lie.
 
     Raises:
-        ValueError: If there are no models, or one of them counts; and when it is asked,
-            if a score is NaN or infinite.
+        ValueError: If there are no models, or one of them is of another kind; and when
+            it is asked, if a model does not read what the batch has targets of, or a
+            score is NaN or infinite.
     """
 
     def __init__(
@@ -49,14 +52,13 @@ class Teacher:
         if not models:
             raise ValueError("'teachers' needs a recommender at least (got none)")
         for name, model in models.items():
-            if getattr(model, 'sampling', None) == 'none':
+            if other := _other_than_softmax(model):
                 raise ValueError(
-                    f"'teachers' needs models that were trained (got {name!r}, "
-                    f'{type(model).__name__}, whose scores are no logits): leave it out'
+                    f"'teachers' needs models that have learned a softmax over all "
+                    f'items: {KINDS} (got {name!r}, {other}); leave it out'
                 )
         self.models: dict[str, Any] = dict(models)
         self.weight = weight
-        self._num_items = int(data['item'].num_nodes)
         self._encoded: dict[str, Any] = {}
         for name, model in self.models.items():
             with inference(model.to(device)):
@@ -69,22 +71,29 @@ class Teacher:
 
     def __call__(self, batch: Any) -> SoftTargets:
         """Returns what it tells of the targets of a :class:`SequenceBatch`."""
-        histories = batch.histories()
-        every = torch.arange(batch.num_targets, device=batch.user.device)
+        query = {}
+        for name, model in self.models.items():
+            with inference(model):
+                query[name] = model.queries(self._encoded[name], batch)
+            if query[name].size(0) != batch.num_targets:
+                raise ValueError(
+                    f"'teachers' needs models that predict all {batch.num_targets} "
+                    f'targets of a batch (got {name!r}, which predicts '
+                    f'{query[name].size(0)}): one that reads as long histories, and '
+                    f"not with scope='user' where targets='all'"
+                )
 
         def probability(index: Tensor) -> Tensor:
-            kept = torch.zeros_like(every, dtype=torch.bool)
-            return self._mean(histories.rows(kept.index_fill_(0, index, True)))
+            return self._mean({name: x[index] for name, x in query.items()})
 
+        every = torch.arange(batch.num_targets, device=batch.user.device)
         return SoftTargets(self.weight, every, probability)
 
-    def _mean(self, histories: SequenceBatch) -> Tensor:
+    def _mean(self, query: Mapping[str, Tensor]) -> Tensor:
         total: Tensor | None = None
         for name, model in self.models.items():
             with inference(model):
-                score = score_all(
-                    model, self._encoded[name], histories, self._num_items
-                )
+                score = model.score_queries(self._encoded[name], query[name]).float()
             if not bool(score.isfinite().all()):
                 raise ValueError(
                     f"'teachers' needs finite scores (got NaN or infinite ones of "
@@ -100,21 +109,24 @@ def check_student(model: Any) -> None:
     """Refuses a model that cannot learn from a teacher.
 
     Raises:
-        ValueError: If its loss takes no :class:`~hellm_pyg.nn.SoftTargets`, or it
-            learns anything but a softmax over all items.
+        ValueError: If it learns anything but a softmax over all items, or its loss has
+            no argument ``soft``.
     """
-    got = type(model).__name__
-    if 'soft' in inspect.signature(model.loss).parameters:
-        wanted = {'sampling': 'sequences', 'objective': 'softmax', 'candidates': 'all'}
-        found = {name: getattr(model, name, best) for name, best in wanted.items()}
-        if found == wanted:
-            return
-        others = (
-            f'{name}={found[name]!r}' for name in found if found[name] != wanted[name]
+    other = _other_than_softmax(model)
+    if other is None and 'soft' not in inspect.signature(model.loss).parameters:
+        other = f"{type(model).__name__}, whose loss takes no 'soft'"
+    if other is not None:
+        raise ValueError(
+            f"'distill' needs a model that learns a softmax over all items: {KINDS} "
+            f'(got {other}); set it to null, or choose another loss'
         )
-        got += f' with {", ".join(others)}'
-    raise ValueError(
-        f"'distill' needs a model that learns a softmax over all items: SASRec with "
-        f'loss=softmax, GRU4Rec or a language model, with candidates=all (got {got}); '
-        f'set it to null, or choose another loss'
-    )
+
+
+def _other_than_softmax(model: Any) -> str | None:
+    """What a model is that learns anything else."""
+    name = type(model).__name__
+    if not hasattr(model, 'queries'):
+        return name
+    found = {key: getattr(model, key, value) for key, value in SOFTMAX.items()}
+    differs = [f'{key}={found[key]!r}' for key in found if found[key] != SOFTMAX[key]]
+    return f'{name} with {", ".join(differs)}' if differs else None

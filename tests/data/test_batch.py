@@ -42,33 +42,6 @@ def test_targets_that_are_left_count_anew(
     assert list(zip(target.tolist(), item.tolist(), strict=True)) == expected
 
 
-def rows_of(batch: SequenceBatch) -> list[list[int]]:
-    return [batch.item[batch.batch == r].tolist() for r in range(batch.batch_size)]
-
-
-@given(rows=rows_of_items, every=st.booleans())
-@settings(deadline=None)
-def test_a_row_for_each_target(rows: list[list[int]], every: bool) -> None:
-    rows = [row for row in rows if row or not every] or [[3, 4]]
-    found = batch_of(rows, every).histories()
-    if every:
-        rows = [row[:t] for row in rows for t in range(1, len(row) + 1)]
-    assert rows_of(found) == rows
-    assert found.user.tolist() == [-1] * len(rows)
-    assert found.target is None
-
-
-@given(rows=rows_of_items, data=st.data())
-@settings(deadline=None)
-def test_some_of_the_rows(rows: list[list[int]], data: st.DataObject) -> None:
-    flags = data.draw(st.lists(st.booleans(), min_size=len(rows)))[: len(rows)]
-    found = batch_of(rows, every=False).rows(torch.tensor(flags))
-    left = [r for r, flag in enumerate(flags) if flag]
-    assert found.user.tolist() == left
-    assert rows_of(found) == [rows[r] for r in left]
-    assert found.target is None
-
-
 @given(rows=rows_of_items)
 @settings(deadline=None)
 def test_a_row_has_seen_all_its_items(rows: list[list[int]]) -> None:

@@ -81,7 +81,9 @@ def taught(shop: Path, runs: dict[str, Path], *overrides: str) -> Config:
 
 
 def test_other_runs_teach(shop: Path, tmp_path: Path) -> None:
-    runs = {'graph': shop / 'graph', 'seq': shop / 'seq'}
+    gru = shop_config(shop, 'gru4rec', *SMALL)
+    experiment.pretrain(gru, tmp_path / 'gru')
+    runs = {'gru': tmp_path / 'gru', 'seq': shop / 'seq'}
     for name, weight in (('half', 0.5), ('whole', 1.0)):
         config = taught(shop, runs, f'train.distill.weight={weight}')
         experiment.pretrain(config, tmp_path / name)
@@ -126,10 +128,14 @@ def test_runs_that_cannot_teach(shop: Path, tmp_path: Path) -> None:
     key, seq = 'train.distill.runs', {'seq': shop / 'seq'}
     floor = shop_config(shop, 'lightgcn', 'model={name: Popularity}')
     experiment.pretrain(floor, tmp_path / 'floor')
-    refused(
-        rf"'{key}' needs models that were trained \(got 'x', Popularity",
-        taught(shop, {'x': tmp_path / 'floor'}),
-    )
+    for name, path in (
+        ('Popularity', tmp_path / 'floor'),
+        ('HeLLMPre', shop / 'graph'),
+    ):
+        refused(
+            rf"'{key}' needs models that have learned a softmax .*\(got 'x', {name}\)",
+            taught(shop, {'x': path}),
+        )
     refused(f"'{key}' needs a run at least", taught(shop, {}, 'train.distill={}'))
     refused(f"'{key}.x' needs to be the folder", taught(shop, {'x': tmp_path}))
     refused(

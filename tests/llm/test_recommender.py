@@ -216,6 +216,19 @@ def test_neighbors_share_the_weight_of_a_target(scope, head):
     assert 'neighbor' not in ''.join(model.state_dict())
 
 
+@pytest.mark.parametrize('scope', ['causal', 'user'])
+def test_queries_of_all_targets_at_once(scope):
+    model = recommender(scope=scope, prefix={}, head='tied', max_len=3)
+    rows = HISTORIES
+    if scope == 'causal':
+        rows = ([2], [2, 3], [2, 3, 4], [5], [6], [6, 7])
+    target = [3, 1, 4, 1, 5, 9, 2] if scope == 'causal' else [3, 1, 4]
+    encoded = model.encode(HeteroData())
+    query = model.queries(encoded, batch_of(*HISTORIES, target=target))
+    found = model.score_queries(encoded, query)
+    torch.testing.assert_close(found, scores(model, batch_of(*rows)))
+
+
 @pytest.mark.parametrize('smooth', [False, True])
 @pytest.mark.parametrize('scope', ['causal', 'user'])
 def test_a_teacher_shares_the_weight_of_a_target(scope, smooth):

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from hellm_pyg.config import DistillConfig, EvalConfig, TrainConfig
 from hellm_pyg.data import SequenceLoader
-from hellm_pyg.nn.models import ItemKNN, LightGCN, SASRec
+from hellm_pyg.nn.models import GRU4Rec, ItemKNN, LightGCN, SASRec
 from hellm_pyg.training import Trainer
 from hellm_pyg.training.teacher import Teacher
-from hellm_pyg.transforms import UserItemGraph
 from tests.nn.models.batches import sequence_batch
 from tests.training.toy import CONFIG, ITEMS, USERS, make_data, make_trainer
 
@@ -30,23 +29,26 @@ def sasrec(seed: int, **options: Any) -> SASRec:
     return model
 
 
+def gru4rec(seed: int) -> GRU4Rec:
+    torch.manual_seed(seed)
+    return GRU4Rec(ITEMS, 8, 8, dropout=0.5)
+
+
 @pytest.mark.parametrize('every', [True, False])
 def test_tells_the_mean_prediction_after_each_history(every: bool) -> None:
-    data = UserItemGraph()(make_data())
-    graph = LightGCN(USERS, ITEMS, 8)
-    models = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2), 'graph': graph}
+    data = make_data()
+    models = {'a': sasrec(1, dropout=0.5), 'b': sasrec(2), 'gru': gru4rec(3)}
     rows = [[3, 1, 4], [1, 5], [9]]
     target = [1, 4, 2, 5, 3, 8] if every else [2, 3, 8]
     batch = sequence_batch(rows, target, user=[7, 0, 12])
     seen = [[3], [3, 1], [3, 1, 4], [1], [1, 5], [9]] if every else rows
-    nobody = [-1] * len(seen)
     soft = Teacher(models, data, 0.3, CPU)(batch)
     assert models['a'].training  # a student that teaches itself would go on
     expected: Tensor = torch.zeros(())
     for model in models.values():
         own: Any = model.eval()
         with torch.no_grad():
-            score = own.score(own.encode(data), sequence_batch(seen, user=nobody))
+            score = own.score(own.encode(data), sequence_batch(seen))
         expected = expected + score.softmax(dim=1) / 3
     assert soft.weight == 0.3
     torch.testing.assert_close(soft[0:9], expected)
@@ -68,8 +70,19 @@ def test_scores_that_are_not_finite() -> None:
 def test_who_cannot_teach() -> None:
     with pytest.raises(ValueError, match=r"'teachers' needs a recommender at least"):
         Teacher({}, make_data(), 0.5, CPU)
-    with pytest.raises(ValueError, match=r"'teachers' .* trained \(got 'a', ItemKNN"):
-        Teacher({'a': ItemKNN(USERS, ITEMS)}, make_data(), 0.5, CPU)
+    others = {
+        'LightGCN': LightGCN(USERS, ITEMS),
+        'ItemKNN': ItemKNN(USERS, ITEMS),
+        "SASRec with objective='bce'": sasrec(1, loss='bce'),
+        "SASRec with candidates='unseen'": sasrec(1, candidates='unseen'),
+    }
+    for said, model in others.items():
+        with pytest.raises(ValueError, match=rf"'teachers' .* \(got 'a', {said}\)"):
+            Teacher({'a': model}, make_data(), 0.5, CPU)
+    short = SASRec(ITEMS, 8, max_len=2)
+    teacher = Teacher({'a': short}, make_data(), 0.5, CPU)
+    with pytest.raises(ValueError, match=r"'teachers' .* all 3 targets .*predicts 2\)"):
+        teacher(sequence_batch([[1, 2, 3]], [2, 3, 4]))
 
 
 TAUGHT = TrainConfig(
@@ -92,11 +105,11 @@ def test_a_student_learns_what_its_teacher_predicts(tmp_path: Path) -> None:
     config = replace(TAUGHT, epochs=20, eval_every=20)
     run = trainer(tmp_path / 'run', config, teachers={'seq': teacher})
     batch = next(iter(run.loader))
-    histories = batch.histories()
 
     def predicted(model: SASRec) -> Tensor:
         with torch.no_grad():
-            scores = model.eval().score(model.encode(run.data), histories)
+            table = model.eval().encode(run.data)
+            scores = model.score_queries(table, model.queries(table, batch))
         return scores.log_softmax(dim=1)
 
     wanted = predicted(teacher)
@@ -163,6 +176,13 @@ def test_what_cannot_be_taught(tmp_path: Path) -> None:
     config = replace(CONFIG, distill=DistillConfig())
     with pytest.raises(ValueError, match=r"'distill' needs a model .*\(got Toy\)"):
         make_trainer(tmp_path, config=config, teachers=teachers)
+
+    class Deaf(SASRec):
+        def loss(self, data: Any, batch: Any) -> Tensor:  # type: ignore[override]
+            return super().loss(data, batch)
+
+    with pytest.raises(ValueError, match=r"\(got Deaf, whose loss takes no 'soft'\)"):
+        trainer(tmp_path, model=Deaf(ITEMS), teachers=teachers)
     for options in ({'loss': 'bce'}, {'candidates': 'unseen'}):
         ((name, value),) = options.items()
         name = {'loss': 'objective'}.get(name, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -94,7 +95,27 @@ class GRU4Rec(torch.nn.Module):
 
     def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
         """Scores all items after the last item of each row, [B, I]."""
-        return self._last(self._states(encoded, batch), batch) @ encoded.t()
+        rows = replace(batch, target=None)
+        return self.score_queries(encoded, self.queries(encoded, rows))
+
+    def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+        """Reads the histories of all targets at once.
+
+        Args:
+            encoded: The item table that :meth:`encode` returned.
+            batch: Rows, with the target of each position or of each row, or without
+                any.
+
+        Returns:
+            The output after each position, [T, D], where each has a target; else after
+            each row, [B, D].
+        """
+        states = self._states(encoded, batch)
+        return states if batch.targets_positions else self._last(states, batch)
+
+    def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
+        """Scores all items for some of the :meth:`queries`, [t, I]."""
+        return query @ encoded.t()
 
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
@@ -120,9 +141,7 @@ class GRU4Rec(torch.nn.Module):
                 "'batch.target' must have one entry an item or one a row (got "
                 f'{got} for {batch.item.numel()} items and {batch.batch_size} rows)'
             )
-        states = self._states(table, batch)
-        if target.numel() == batch.batch_size:
-            states = self._last(states, batch)
+        states = self.queries(table, batch)
         return table_cross_entropy(states, table, target, self.chunk_size, soft=soft)
 
     def on_epoch_start(self, data: HeteroData) -> None:

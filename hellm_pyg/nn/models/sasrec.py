@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -195,8 +196,29 @@ class SASRec(torch.nn.Module):
         Returns:
             Scores, float of shape :math:`[B, I]`; 0 for an empty history.
         """
+        rows = replace(batch, target=None, neg_item=None)
+        return self.score_queries(encoded, self.queries(encoded, rows))
+
+    def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+        """Reads the histories of all targets at once.
+
+        Args:
+            encoded: The item table that :meth:`encode` returned.
+            batch: Rows, with the target of each position or of each row, or without
+                any.
+
+        Returns:
+            The states of the positions, [T, D], where each has a target, but for those
+            that lie before the last ``max_len`` items of a row; else of the rows,
+            [B, D].
+        """
         window = self._window(batch)
-        return self._last(self._states(encoded, window), window) @ encoded.t()
+        states = self._states(encoded, window)
+        return states if batch.targets_positions else self._last(states, window)
+
+    def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
+        """Scores all items for some of the :meth:`queries`, [t, I]."""
+        return query @ encoded.t()
 
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
@@ -217,29 +239,26 @@ class SASRec(torch.nn.Module):
                 f"'soft' belongs to loss='softmax', which scores all items (got "
                 f"loss='{self.objective}'): choose it, or train without a teacher"
             )
-        table = self.encode(data)
-        window = self._window(batch)
-        states = self._states(table, window)
         target, negative = batch.target, batch.neg_item
         if target is None:
             raise ValueError(
                 "'batch.target' is needed for the loss (got None); read the batch "
                 "with split='train'"
             )
-        kept = torch.ones_like(target, dtype=torch.bool)
-        if target.numel() == batch.batch_size:
-            states = self._last(states, window)
-        elif target.numel() == batch.item.numel():
-            kept = window.kept
-            target = target[kept]
-            negative = None if negative is None else negative[kept]
-            soft = None if soft is None else soft.of(kept)
-        else:
+        if target.numel() not in (batch.item.numel(), batch.batch_size):
             raise ValueError(
                 "'batch.target' must have one entry an item or one a row (got "
                 f'{target.numel()} for {batch.item.numel()} items and '
                 f'{batch.batch_size} rows)'
             )
+        table = self.encode(data)
+        states = self.queries(table, batch)
+        kept = torch.ones_like(target, dtype=torch.bool)
+        if batch.targets_positions:
+            kept = self._window(batch).kept
+            target = target[kept]
+            negative = None if negative is None else negative[kept]
+            soft = None if soft is None else soft.of(kept)
         hidden = batch.seen_by(kept) if self.candidates == 'unseen' else None
         if self.objective == 'softmax':
             out = table_cross_entropy(

@@ -85,6 +85,23 @@ def test_all_positions_equal_one_row_a_prefix(loss: str) -> None:
     torch.testing.assert_close(model.loss(DATA, every), model.loss(DATA, each))
 
 
+@pytest.mark.parametrize('max_len', [3, 9])
+def test_queries_of_all_targets_at_once(max_len: int) -> None:
+    model = make(max_len=max_len)
+    every = sequence_batch([[1, 2, 3, 4], [5, 6]], [2, 3, 4, 7, 6, 8])
+    # What lies before the last 3 items is not read.
+    rows = [[2], [2, 3], [2, 3, 4]] if max_len == 3 else [[1], [1, 2], [1, 2, 3]]
+    rows += [[1, 2, 3, 4]] * (max_len == 9) + [[5], [5, 6]]
+    query = model.queries(model.encode(DATA), every)
+    found = model.score_queries(model.encode(DATA), query)
+    torch.testing.assert_close(found, scores(model, sequence_batch(rows)))
+    last = sequence_batch([[1, 2, 3, 4], [5, 6]], [7, 8])
+    query = model.queries(model.encode(DATA), last)
+    torch.testing.assert_close(
+        model.score_queries(model.encode(DATA), query), scores(model, last)
+    )
+
+
 def test_one_block_against_the_formulas() -> None:
     model = make(num_layers=1, num_heads=2)
     state = model.state_dict()
