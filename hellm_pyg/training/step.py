@@ -28,7 +28,10 @@ class Trainable(Recommender, typing.Protocol):
     """What can be trained: a module that also has a loss."""
 
     def loss(self, data: HeteroData, batch: Any) -> Tensor:
-        """Returns the loss, a mean over ``batch.num_targets``."""
+        """Returns the loss, a mean over ``batch.num_targets``.
+
+        What has a teacher also gets :class:`~hellm_pyg.nn.SoftTargets` as ``soft``.
+        """
 
     def on_epoch_start(self, data: HeteroData) -> None:
         """Called before every epoch, with the same random numbers in all processes.

@@ -16,7 +16,7 @@ from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.recommendation import recommend
-from tests.experiment.configs import SMALL, shop_config
+from tests.experiment.configs import SMALL, hellm_config, shop_config
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
 
@@ -55,12 +55,9 @@ def test_sasrec_smooths_along_the_neighbours_of_the_data(
 
 
 def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> None:
-    config = shop_config(
+    config = hellm_config(
         shop,
-        'finetune_best',
-        f'llm.name={write_llm(tmp_path / "llm")}',
-        f'llm.tables.graph={shop / "graph"}',
-        f'llm.tables.seq={shop / "seq"}',
+        tmp_path,
         'llm.prefix.rank=2',
         'train.precision=fp32',
     )
@@ -103,12 +100,9 @@ def test_other_runs_teach(shop: Path, tmp_path: Path) -> None:
 
 
 def test_a_language_model_learns_from_a_run(shop: Path, tmp_path: Path) -> None:
-    config = shop_config(
+    config = hellm_config(
         shop,
-        'finetune_best',
-        f'llm.name={write_llm(tmp_path / "llm")}',
-        f'llm.tables.graph={shop / "graph"}',
-        f'llm.tables.seq={shop / "seq"}',
+        tmp_path,
         'llm.prefix.rank=2',
         f'train.distill.runs={{seq: {shop / "seq"}}}',
     )
@@ -385,12 +379,9 @@ def test_a_run_does_not_go_on_with_another_table_or_backbone(
 def test_a_whole_backbone_is_trained_saved_and_recommends(
     shop: Path, tmp_path: Path, weights: str
 ) -> None:
-    config = shop_config(
+    config = hellm_config(
         shop,
-        'finetune_best',
-        f'llm.name={write_llm(tmp_path / "llm")}',
-        f'llm.tables.graph={shop / "graph"}',
-        f'llm.tables.seq={shop / "seq"}',
+        tmp_path,
         f'llm.weights={weights}',
         'llm.lora=null',
         'train.epochs=2',

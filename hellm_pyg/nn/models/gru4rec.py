@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import ClassVar, Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,12 +9,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.nn.models.base import check_size
+from hellm_pyg.nn.models.sequence import SequenceRecommender
 from hellm_pyg.nn.scoring import table_cross_entropy
 from hellm_pyg.nn.soft_targets import SoftTargets
 
 
-class GRU4Rec(torch.nn.Module):
+class GRU4Rec(SequenceRecommender):
     r"""The sequential model of `"Session-based Recommendations with Recurrent
     Neural Networks" <https://arxiv.org/abs/1511.06939>`_ with one table for
     input and output, trained by cross-entropy over all items.
@@ -42,8 +39,6 @@ class GRU4Rec(torch.nn.Module):
         ValueError: If an argument is out of range, or data or batch do not
             fit.
     """
-
-    sampling: ClassVar[Literal['pairs', 'sequences', 'none']] = 'sequences'
 
     def __init__(
         self,
@@ -88,34 +83,10 @@ class GRU4Rec(torch.nn.Module):
             torch.nn.init.xavier_uniform_(weight)
         torch.nn.init.zeros_(self.output.bias)
 
-    def encode(self, data: HeteroData) -> Tensor:
-        """Returns the item table [I, D]."""
-        check_size(data, num_items=self.num_items)
-        return self.item_embedding.weight
-
-    def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Scores all items after the last item of each row, [B, I]."""
-        rows = replace(batch, target=None)
-        return self.score_queries(encoded, self.queries(encoded, rows))
-
     def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Reads the histories of all targets at once.
-
-        Args:
-            encoded: The item table that :meth:`encode` returned.
-            batch: Rows, with the target of each position or of each row, or without
-                any.
-
-        Returns:
-            The output after each position, [T, D], where each has a target; else after
-            each row, [B, D].
-        """
+        """Returns the output after each position or row, see the base class."""
         states = self._states(encoded, batch)
         return states if batch.targets_positions else self._last(states, batch)
-
-    def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
-        """Scores all items for some of the :meth:`queries`, [t, I]."""
-        return query @ encoded.t()
 
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
@@ -143,14 +114,6 @@ class GRU4Rec(torch.nn.Module):
             )
         states = self.queries(table, batch)
         return table_cross_entropy(states, table, target, self.chunk_size, soft=soft)
-
-    def on_epoch_start(self, data: HeteroData) -> None:
-        """Does nothing; part of the trainer's interface."""
-
-    @torch.no_grad()
-    def embeddings(self, data: HeteroData) -> dict[str, Tensor]:
-        """Returns the vectors that later stages use, ``item`` [I, D]."""
-        return {'item': self.encode(data).detach()}
 
     def _states(self, table: Tensor, batch: SequenceBatch) -> Tensor:
         """Output after each item, [T, D]."""

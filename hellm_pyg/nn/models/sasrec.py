@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.nn.models.base import check_size
 from hellm_pyg.nn.models.item_graph import neighbor_matrix, neighbor_pairs
 from hellm_pyg.nn.models.kept import Kept
+from hellm_pyg.nn.models.sequence import SequenceRecommender
 from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
 from hellm_pyg.nn.smoothing import NeighborSmoothing
 from hellm_pyg.nn.soft_targets import SoftTargets
@@ -32,7 +31,7 @@ class _Window(NamedTuple):
     length: Tensor  # [B]
 
 
-class SASRec(torch.nn.Module):
+class SASRec(SequenceRecommender):
     r"""The sequential model of `"Self-Attentive Sequential Recommendation"
     <https://arxiv.org/abs/1808.09781>`_ with pre-norm blocks and one table
     for input and output.
@@ -83,8 +82,6 @@ class SASRec(torch.nn.Module):
         ValueError: If an argument is out of range, or data or batch do not
             fit.
     """
-
-    sampling: ClassVar[Literal['pairs', 'sequences', 'none']] = 'sequences'
 
     def __init__(
         self,
@@ -181,44 +178,11 @@ class SASRec(torch.nn.Module):
             else:
                 torch.nn.init.zeros_(parameter)
 
-    def encode(self, data: HeteroData) -> Tensor:
-        """Returns the item table [I, D]."""
-        check_size(data, num_items=self.num_items)
-        return self.item_embedding.weight
-
-    def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Scores all items after the last item of each row.
-
-        Args:
-            encoded: The item table that :meth:`encode` returned.
-            batch: Rows of which the history is read.
-
-        Returns:
-            Scores, float of shape :math:`[B, I]`; 0 for an empty history.
-        """
-        rows = replace(batch, target=None, neg_item=None)
-        return self.score_queries(encoded, self.queries(encoded, rows))
-
     def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Reads the histories of all targets at once.
-
-        Args:
-            encoded: The item table that :meth:`encode` returned.
-            batch: Rows, with the target of each position or of each row, or without
-                any.
-
-        Returns:
-            The states of the positions, [T, D], where each has a target, but for those
-            that lie before the last ``max_len`` items of a row; else of the rows,
-            [B, D].
-        """
+        """Returns the states of the last ``max_len`` positions or of rows."""
         window = self._window(batch)
         states = self._states(encoded, window)
         return states if batch.targets_positions else self._last(states, window)
-
-    def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
-        """Scores all items for some of the :meth:`queries`, [t, I]."""
-        return query @ encoded.t()
 
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
@@ -269,14 +233,6 @@ class SASRec(torch.nn.Module):
                 out = out + own * self._smoothed(data)(states, table, target)
             return out
         return self._sampled_loss(states, table, target, negative)
-
-    def on_epoch_start(self, data: HeteroData) -> None:
-        """Does nothing; part of the trainer's interface."""
-
-    @torch.no_grad()
-    def embeddings(self, data: HeteroData) -> dict[str, Tensor]:
-        """Returns the vectors that later stages use, ``item`` [I, D]."""
-        return {'item': self.encode(data).detach()}
 
     def _smoothed(self, data: HeteroData) -> NeighborSmoothing:
         sources = [neighbor_pairs(data, name) for name in self.modalities]
