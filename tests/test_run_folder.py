@@ -16,8 +16,9 @@ from hellm_pyg import checkpoint, experiment, run_folder
 from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.evaluation import evaluate
-from hellm_pyg.nn.models import Ensemble, SASRec
+from hellm_pyg.nn.models import Ensemble
 from hellm_pyg.nn.models.base import GraphRecommender
+from hellm_pyg.nn.models.sequence import SequenceRecommender
 from hellm_pyg.recommendation import export_top_n, recommend
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
@@ -397,6 +398,6 @@ def test_a_model_need_not_tell_what_it_is_trained_on(
     shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = experiment.evaluate_run(shop / 'seq', 'val', []).rank
-    monkeypatch.delattr(SASRec, 'sampling')
+    monkeypatch.delattr(SequenceRecommender, 'sampling')
     monkeypatch.delattr(GraphRecommender, 'sampling')
     assert torch.equal(experiment.evaluate_run(shop / 'seq', 'val', []).rank, expected)
