@@ -16,9 +16,7 @@ from hellm_pyg import checkpoint, experiment, run_folder
 from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.evaluation import evaluate
-from hellm_pyg.nn.models import Ensemble
-from hellm_pyg.nn.models.base import GraphRecommender
-from hellm_pyg.nn.models.sequence import SequenceRecommender
+from hellm_pyg.nn.models import Ensemble, GraphRecommender, SequenceRecommender
 from hellm_pyg.recommendation import export_top_n, recommend
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 

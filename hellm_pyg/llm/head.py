@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hellm_pyg.llm.projector import FusedProjector
-from hellm_pyg.nn.scoring import Pairs, table_cross_entropy
+from hellm_pyg.nn.scoring import Pairs, inner_products, table_cross_entropy
 from hellm_pyg.nn.smoothing import NeighborSmoothing
 from hellm_pyg.nn.soft_targets import SoftTargets
 
@@ -146,7 +146,7 @@ class ItemHead(nn.Module):
         """Returns the scores for item vectors that :meth:`items` has given."""
         # Scores in bf16 would tie most of the catalogue.
         with torch.autocast(x.device.type, enabled=False):
-            scores = self.queries(x) @ vectors.t()
+            scores = inner_products(self.queries(x), vectors)
             return scores if bias is None else scores + bias
 
     def loss(

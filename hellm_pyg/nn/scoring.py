@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -15,7 +16,26 @@ CHUNK_ELEMENTS = 2**24
 # Items a candidate up to which all of them are scored and the candidates picked.
 DENSE_RATIO = 64
 
+# Rows of scores start at multiples of so many: BLAS may write others at half the speed
+# (``benchmarks/speed/scores.py``).
+ALIGNMENT = 16
+
 Pairs = tuple[Tensor, Tensor] | None
+
+
+def inner_products(x: Tensor, table: Tensor) -> Tensor:
+    r"""Scores of all items, :math:`s_{ti} = \mathbf{x}_t^{\top} \mathbf{e}_i`.
+
+    Args:
+        x: Query vectors, float of shape :math:`[T, D]`.
+        table: Item vectors, :math:`[I, D]`.
+
+    Returns:
+        Scores :math:`[T, I]`, the left part of a matrix of :math:`\lceil I / 16 \rceil
+        \cdot 16` columns.
+    """
+    size = table.size(0)
+    return (x @ F.pad(table, (0, 0, 0, -size % ALIGNMENT)).t())[:, :size]
 
 
 def _slices(num_rows: int, chunk_size: int) -> list[slice]:
@@ -79,7 +99,7 @@ class _TableCrossEntropy(torch.autograd.Function):
             low = table.to(dtype)
             for rows in _slices(x.size(0), chunk_size):
                 part, label = x[rows], target[rows].unsqueeze(1)
-                logits = part @ table.t()
+                logits = inner_products(part, table)
                 if bias is not None:
                     logits += bias
                 if logits.dtype in (torch.float16, torch.bfloat16):
@@ -88,8 +108,8 @@ class _TableCrossEntropy(torch.autograd.Function):
                 # The score that the target's distribution expects.
                 wanted = (1 - taught) * logits.gather(1, label)
                 if soft is not None:
-                    lesson = taught * soft[rows].to(logits.dtype)
-                    wanted += (lesson * logits).sum(dim=1, keepdim=True)
+                    lesson = soft[rows].to(logits.dtype)
+                    wanted += taught * (lesson * logits).sum(dim=1, keepdim=True)
                 top = logits.amax(dim=1, keepdim=True)
                 share = logits.sub_(top).exp_()
                 total = share.sum(dim=1, keepdim=True)
@@ -100,7 +120,7 @@ class _TableCrossEntropy(torch.autograd.Function):
                 own = torch.full_like(top, taught - 1)
                 share = share.div_(total).scatter_add_(1, label, own)
                 if soft is not None:
-                    share -= lesson
+                    share.sub_(lesson, alpha=taught)
                 if grads[2] is not None:
                     grads[2] += share.sum(dim=0).to(grads[2].dtype)
                 share = _lower(share, dtype)
@@ -211,7 +231,7 @@ class _CandidateScores(torch.autograd.Function):
         for rows in _slices(x.size(0), chunk_size):
             part, index = x[rows], candidate[rows]
             if _is_dense(table, index):
-                out[rows] = (part @ table.t()).gather(1, index)
+                out[rows] = inner_products(part, table).gather(1, index)
             else:
                 out[rows] = torch.bmm(table[index], part.unsqueeze(2))[..., 0]
         return out

@@ -94,15 +94,15 @@ class Teacher:
         for name, model in self.models.items():
             with inference(model):
                 score = model.score_queries(self._encoded[name], query[name]).float()
-            if not bool(score.isfinite().all()):
+            share = score.softmax(dim=1)
+            if not bool(share.sum().isfinite()):
                 raise ValueError(
                     f"'teachers' needs finite scores (got NaN or infinite ones of "
                     f'{name!r}): train it anew, or leave it out'
                 )
-            share = score.softmax(dim=1).div_(len(self.models))
             total = share if total is None else total.add_(share)
         assert total is not None
-        return total
+        return total.div_(len(self.models))
 
 
 def check_student(model: Any) -> None:

@@ -16,6 +16,7 @@ from hellm_pyg.nn import SoftTargets
 from hellm_pyg.nn.scoring import (
     DENSE_RATIO,
     candidate_scores,
+    inner_products,
     table_cross_entropy,
 )
 
@@ -46,6 +47,24 @@ def _inputs(
     x = torch.randn(num_targets, dim, dtype=dtype, requires_grad=True)
     table = torch.randn(num_items, dim, dtype=dtype, requires_grad=True)
     return x, table, torch.randint(num_items, (num_targets,))
+
+
+@given(num_queries=st.integers(0, 5), num_items=st.integers(0, 40))
+@settings(max_examples=40, deadline=None)
+def test_inner_products(num_queries: int, num_items: int) -> None:
+    x, table, _ = _inputs(num_queries, max(num_items, 1))
+    table = table[:num_items]
+    scores = inner_products(x, table)
+    expected = x @ table.t()
+    torch.testing.assert_close(scores, expected)
+    weight = torch.randn_like(expected)
+    grads = torch.autograd.grad((weight * scores).sum(), [x, table])
+    plain = torch.autograd.grad((weight * expected).sum(), [x, table])
+    torch.testing.assert_close(grads, plain)
+
+
+def test_rows_of_scores_are_aligned() -> None:
+    assert inner_products(torch.ones(2, 3), torch.ones(37, 3)).stride() == (48, 1)
 
 
 @given(

@@ -11,6 +11,7 @@ from hellm_pyg.nn.models.hellm_pre import HeLLMPre
 from hellm_pyg.nn.models.lattice import LATTICE
 from hellm_pyg.nn.models.lightgcn import LightGCN
 from hellm_pyg.nn.models.sasrec import SASRec
+from hellm_pyg.nn.models.sequence import SequenceRecommender
 from hellm_pyg.nn.models.slmrec import SLMRec
 from hellm_pyg.nn.models.vbpr import VBPR
 
@@ -29,4 +30,5 @@ __all__ = [
     'Popularity',
     'SASRec',
     'SLMRec',
+    'SequenceRecommender',
 ]

@@ -11,6 +11,7 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import scatter
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
+from hellm_pyg.nn.scoring import inner_products
 
 Vectors = tuple[Tensor, Tensor]
 
@@ -100,7 +101,7 @@ class GraphRecommender(torch.nn.Module):
                 item[batch.item], batch.batch, dim_size=batch.batch_size, reduce='mean'
             )
             query = torch.where(unknown.unsqueeze(1), mean, query)
-        return query @ item.t()
+        return inner_products(query, item)
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""

@@ -11,6 +11,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.nn.models.base import check_size
+from hellm_pyg.nn.scoring import inner_products
 
 
 class SequenceRecommender(torch.nn.Module):
@@ -63,7 +64,7 @@ class SequenceRecommender(torch.nn.Module):
 
     def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
         """Scores all items for some of the :meth:`queries`, [t, I]."""
-        return query @ encoded.t()
+        return inner_products(query, encoded)
 
     def on_epoch_start(self, data: HeteroData) -> None:
         """Does nothing; part of the trainer's interface."""
