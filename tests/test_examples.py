@@ -1,13 +1,15 @@
 """Every example runs as a user would run it."""
 
+import io
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
@@ -28,14 +30,12 @@ ROOT = Path(__file__).parents[1]
 
 
 def _run(script: str, *arguments: str) -> str:
-    run = subprocess.run(
-        [sys.executable, str(ROOT / 'examples' / script), *arguments],
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return run.stdout
+    path = str(ROOT / 'examples' / script)
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.setattr(sys, 'argv', [path, *arguments])
+        runpy.run_path(path, run_name='__main__')
+    return output.getvalue()
 
 
 @pytest.fixture(scope='module')
@@ -264,17 +264,11 @@ def test_serve_ends_connections_whose_body_does_not_come(finetuned, tmp_path):
         assert 'Traceback' not in process.communicate()[1]
 
 
-def test_serve_refuses_to_measure_nothing():
+def test_serve_refuses_to_measure_nothing(capsys):
     for wrong in (['--measure', '-1'], ['--measure', '1', '--clients', '0']):
-        script = [sys.executable, str(ROOT / 'examples' / 'serve.py'), *wrong]
-        found = subprocess.run(
-            script,
-            env={**os.environ, 'PYTHONPATH': str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert found.returncode == 2
-        assert "'--clients' 1 or more" in found.stderr
+        with pytest.raises(SystemExit, match='2'):
+            _run('serve.py', *wrong)
+        assert "'--clients' 1 or more" in capsys.readouterr().err
 
 
 def test_serve_measures_itself():

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from benchmarks import run, table
+from benchmarks import child, run, table
 from benchmarks.cell import (
     compact,
     digest,
@@ -27,7 +29,7 @@ from benchmarks.cell import (
     up_to_date,
 )
 from benchmarks.table import Cell, cells, load_table
-from hellm_pyg import experiment
+from hellm_pyg import allocator, experiment
 from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import load_config, recipes
 from hellm_pyg.evaluation.metrics import summarize
@@ -56,6 +58,20 @@ def write_table(folder: Path, cells: dict, **keys: object) -> Path:
 
 
 SMALL = ['model.embedding_dim=8', 'train.epochs=2', 'train.eval_every=1']
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells run in this process, which has imported what they need."""
+
+    def start(module: str, arguments: Sequence[str]) -> SimpleNamespace:
+        assert module == 'benchmarks.run'
+        code = run.main(arguments)
+        return SimpleNamespace(wait=lambda: code)
+
+    monkeypatch.setattr(child, 'start', start)
+    monkeypatch.setattr(child, 'follow_parent', lambda: None)
+    monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: None)
 
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
@@ -452,6 +468,7 @@ def test_model_files_are_counted_with_members_but_no_states(tmp_path: Path) -> N
     assert model_bytes(tmp_path) == 1101
 
 
+@pytest.mark.usefixtures('one_process')
 def test_failure_is_reported_and_does_not_stop_the_rest(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -506,6 +523,7 @@ def test_wrong_tables_and_data_sets_are_said(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures('one_process')
 def test_what_has_gone_is_trained_again_where_it_is_read(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -527,6 +545,7 @@ def test_what_has_gone_is_trained_again_where_it_is_read(
     assert done() == ['beauty-a-1', 'beauty-b-1']
 
 
+@pytest.mark.usefixtures('one_process')
 def test_what_another_table_has_trained_anew_is_measured_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

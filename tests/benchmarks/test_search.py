@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -15,8 +15,10 @@ import optuna
 import pytest
 import yaml
 
+from benchmarks import child
 from benchmarks.search import __main__ as command
 from benchmarks.search import space as spaces
+from benchmarks.search import trial
 from benchmarks.search.space import (
     Space,
     assignments,
@@ -26,7 +28,7 @@ from benchmarks.search.space import (
 )
 from benchmarks.search.study import Budget, Search
 from benchmarks.search.trial import Outcome, train
-from hellm_pyg import experiment
+from hellm_pyg import allocator, experiment
 from hellm_pyg.config import load_config, recipes, save_config, to_dict
 from tests.shop import write_shop
 
@@ -280,8 +282,16 @@ def change_the_test_items(folder: Path) -> None:
 
 
 def test_search_from_the_command_line_does_not_know_the_test_items(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def start(module: str, arguments: Sequence[str]) -> Any:
+        monkeypatch.setattr(sys, 'argv', [module, *arguments])
+        trial.main()  # in this process, which has imported what it needs
+        return Mock(poll=lambda: 0)
+
+    monkeypatch.setattr(child, 'start', start)
+    monkeypatch.setattr(child, 'follow_parent', lambda: None)
+    monkeypatch.setattr(allocator, 'keep_freed_memory', lambda: None)
     found = []
     for name in ('one', 'other'):
         folder = tmp_path / name
