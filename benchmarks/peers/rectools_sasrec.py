@@ -11,7 +11,8 @@ It is trained on the training items. Validation items choose the epoch and are, 
 training items, what is read for ``history=train+val``. Items that nobody trained on
 have no vector: the library neither reads nor lists them. With ``--refit`` a second
 model is trained on the validation items, too, for as many epochs as they chose for the
-first, and the lists are its.
+first, and the lists are its. After a kill the same command goes on from the last epoch
+of the first.
 
 What the library does, where it differs from a textbook's pre-norm transformer (read off
 the sources of 0.19.0):
@@ -45,6 +46,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -55,6 +57,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
@@ -101,13 +104,36 @@ def is_validation(frame: pd.DataFrame, val: np.ndarray) -> np.ndarray:
 class KeepBest(Callback):
     """Ranks the validation items after each epoch; stops; restores the best weights."""
 
-    def __init__(self, metric: str, patience: int) -> None:
+    def __init__(self, metric: str, patience: int, settings: dict[str, Any]) -> None:
         self.metric = metric
         self.patience = patience
+        self.settings = settings
+        self.random: torch.Tensor | None = None
         self.curve: list[dict[str, Any]] = []
         self.best: tuple[float, int, dict[str, torch.Tensor]] = (-1.0, 0, {})
         self.began = self.seconds = 0.0
         self.ranks: list[torch.Tensor] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps, the random numbers' state included."""
+        kept = {'curve': self.curve, 'best': self.best, 'settings': self.settings}
+        return {**kept, 'random': torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint has kept."""
+        if state_dict['settings'] != self.settings:
+            raise ValueError(
+                f"'folder' needs a run of the same settings (got "
+                f"{state_dict['settings']}, not {self.settings}): remove its 'state'"
+            )
+        self.curve, self.best = state_dict['curve'], state_dict['best']
+        self.random = state_dict['random']
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Goes on with the weights and random numbers of a checkpoint."""
+        if self.random is not None:
+            module.is_fitted = True  # else it would draw its weights anew
+            torch.set_rng_state(self.random)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Starts the clock."""
@@ -145,7 +171,13 @@ class KeepBest(Callback):
         metrics = {'N@10': float((hit / (rank + 1).log2()).mean())}
         metrics['R@10'] = float(hit.double().mean())
         epoch = trainer.current_epoch + 1
-        row = {'epoch': epoch, 'seconds': round(self.seconds, 3), 'metrics': metrics}
+        evaluation = time.perf_counter() - self.began - self.seconds
+        row = {
+            'epoch': epoch,
+            'seconds': round(self.seconds, 3),
+            'eval_seconds': round(evaluation, 3),
+            'metrics': metrics,
+        }
         self.curve.append(row)
         print(row, flush=True)
         if metrics[self.metric] > self.best[0]:
@@ -177,18 +209,36 @@ def lists(model: SASRecModel, frame: pd.DataFrame, split: exchange.Split) -> np.
     return best
 
 
-def make_trainer(epochs: int, callbacks: list[Callback]) -> Trainer:
-    return Trainer(
-        max_epochs=epochs,
-        deterministic=True,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        logger=False,
-        num_sanity_val_steps=0,
-        devices=1,
-        callbacks=callbacks,
-    )
+class Resuming(Trainer):
+    """Saves its state after each epoch, and begins with what is there."""
+
+    def __init__(self, state: Path, callbacks: list[Callback], **kwargs: Any) -> None:
+        saving = ModelCheckpoint(
+            state,
+            'last',
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        super().__init__(callbacks=[*callbacks, saving], **kwargs)
+        self.state_file = state / 'last.ckpt'
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """Trains, or trains on."""
+        path = str(self.state_file) if self.state_file.is_file() else None
+        super().fit(*args, ckpt_path=path, **kwargs)
+
+
+def quiet(epochs: int) -> dict[str, Any]:
+    """Arguments of a trainer that only trains."""
+    return {
+        'max_epochs': epochs,
+        'deterministic': True,
+        'enable_progress_bar': False,
+        'enable_model_summary': False,
+        'logger': False,
+        'num_sanity_val_steps': 0,
+        'devices': 1,
+    }
 
 
 def main() -> None:
@@ -196,7 +246,6 @@ def main() -> None:
     warnings.filterwarnings('ignore')
     seed_everything(args.seed, workers=True)
     split = exchange.read_split(args.folder)
-    keep = KeepBest(args.metric, args.patience)
     settings = {
         'n_factors': args.factors,
         'n_blocks': args.blocks,
@@ -212,19 +261,23 @@ def main() -> None:
     def mask(frame: pd.DataFrame) -> np.ndarray:
         return is_validation(frame, split.val)
 
-    began = time.perf_counter()
+    keep = KeepBest(args.metric, args.patience, {**settings, 'seed': args.seed})
+    state = args.folder / 'state'
     known = Dataset.construct(interactions(split, 'train+val'))
     model = SASRecModel(**settings, get_val_mask_func=mask)
-    model._trainer = trainer = make_trainer(args.epochs, [keep])
+    model._trainer = trainer = Resuming(state, [keep], **quiet(args.epochs))
     model.fit(known)
     fitted = next(c for c in model.fit_trainer.callbacks if isinstance(c, KeepBest))
+    seconds = sum(row['seconds'] + row['eval_seconds'] for row in fitted.curve)
     if args.refit:
         seed_everything(args.seed, workers=True)
         model = SASRecModel(**settings)
-        model._trainer = make_trainer(fitted.best[1], [])
+        options = quiet(fitted.best[1])
+        model._trainer = Trainer(**options, enable_checkpointing=False)
+        began = time.perf_counter()
         model.fit(known)
+        seconds += time.perf_counter() - began
         settings['train'] = {'split': 'train+val'}
-    seconds = time.perf_counter() - began
     network = model.lightning_model.torch_model
     exchange.write_answer(
         args.folder,
@@ -252,6 +305,7 @@ def main() -> None:
             },
         },
     )
+    shutil.rmtree(state)
 
 
 if __name__ == '__main__':
