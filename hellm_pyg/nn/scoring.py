@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 2**24
 # Items a candidate up to which all of them are scored and the candidates picked.
 DENSE_RATIO = 64
 
-# Rows of scores start at multiples of so many: BLAS may write others at half the speed
+# Rows of scores start at multiples of so many: BLAS may write others more slowly
 # (``benchmarks/speed/scores.py``).
 ALIGNMENT = 16
 

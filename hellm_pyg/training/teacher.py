@@ -39,7 +39,7 @@ class Teacher:
     Raises:
         ValueError: If there are no models, or one of them is of another kind; and when
             it is asked, if a model does not read what the batch has targets of, or a
-            score is NaN or infinite.
+            softmax of its scores is NaN.
     """
 
     def __init__(
