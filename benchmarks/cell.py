@@ -40,19 +40,20 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     began = time.perf_counter()
     train(config, cell.run_dir)
     fitting = time.perf_counter() - began
-    test, ranks = {}, {}
-    for history, mask in protocols:
-        overrides = [f'eval.history={history}', f'eval.mask={mask}']
-        result = experiment.evaluate_run(cell.run_dir, 'test', overrides)
-        test[str(result.protocol)] = result.to_dict()
-        ranks[str(result.protocol)] = compact(result.rank)
+    tested = []
+    if protocols:
+        asked = [Protocol(*protocol) for protocol in protocols]  # type: ignore[arg-type]
+        tested = experiment.evaluate_run_protocols(cell.run_dir, asked)
+    test = {str(result.protocol): result.to_dict() for result in tested}
+    ranks = {str(result.protocol): compact(result.rank) for result in tested}
+    # Protocols of one history are ranked at once.
+    passes = {result.protocol.history: result.seconds for result in tested}
     metrics = load_json(Path(cell.run_dir) / 'metrics.json', dict)
     settings = metrics.pop('settings', {})
     # What was trained in parts has added them up.
     added = 'curve' in metrics or config.ensemble is not None
     training = metrics['seconds'] if added else fitting
     training += sum(m['seconds'] for m in metrics.get('members', {}).values())
-    evaluation = sum(result['seconds'] for result in test.values())
     device = metrics.get('device', 'cpu')
     data, _ = build_data(config.data)
     validated = data['user'].val_item >= 0
@@ -73,7 +74,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
         'validation_users': int(validated.sum()),
         'device': device,
         'threads': torch.get_num_threads(),
-        'seconds': {'training': training, 'evaluation': evaluation},
+        'seconds': {'training': training, 'evaluation': sum(passes.values())},
         'peak_memory_bytes': peak_memory(torch.device(device)),
         'validation': metrics,
         'test': test,

@@ -10,7 +10,7 @@ from hellm_pyg.evaluation.metrics import (
     top_k,
 )
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
-from hellm_pyg.evaluation.ranking import evaluate, iter_rank, rank
+from hellm_pyg.evaluation.ranking import evaluate, evaluate_protocols, iter_rank, rank
 from hellm_pyg.evaluation.scoring import inference
 from hellm_pyg.evaluation.weights import Choice, choose_weights
 
@@ -23,6 +23,7 @@ __all__ = [
     'beyond_accuracy',
     'choose_weights',
     'evaluate',
+    'evaluate_protocols',
     'inference',
     'iter_rank',
     'mrr',

@@ -75,7 +75,7 @@ class Evaluation:
         user: The users, ascending, :math:`[n]`.
         split: ``'val'`` or ``'test'``.
         protocol: What was read and ranked.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time, which protocols that were ranked at once share.
     """
 
     metrics: dict[str, float]

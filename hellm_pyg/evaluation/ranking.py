@@ -40,7 +40,7 @@ def evaluate(
     protocol: Protocol = HEADLINE,
     batch_size: int = 1024,
     *,
-    max_len: int = 50,
+    max_len: int = MAX_LEN,
     batch_tokens: int | None = None,
     users: Tensor | Sequence[int] | None = None,
     precision: Precision = 'fp32',
@@ -75,43 +75,109 @@ def evaluate(
         ValueError: If no user has a target, the scores are NaN or of a wrong shape,
             or an argument is out of range.
     """
-    began = time.perf_counter()
-    if not ks or min(ks) < 1:
-        raise ValueError(f"'ks' needs to hold positive cut-offs (got {tuple(ks)})")
-    device = device_of(model)
-    num_items = int(data['item'].num_nodes)
-    rank = torch.zeros(int(data['user'].num_nodes), device=device)
-    top = rank.new_zeros((rank.numel(), max(ks) if beyond else 0), dtype=torch.long)
-    for user, target, row, col, (scores,) in held_out(
-        [model],
+    (result,) = evaluate_protocols(
+        model,
         data,
+        [protocol],
         split,
-        protocol,
-        batch_size,
+        ks=ks,
+        batch_size=batch_size,
         max_len=max_len,
         batch_tokens=batch_tokens,
         users=users,
         precision=precision,
+        beyond=beyond,
         shard=shard,
         progress=progress,
+    )
+    return result
+
+
+def evaluate_protocols(
+    model: Recommender,
+    data: HeteroData,
+    protocols: Sequence[Protocol],
+    split: Literal['val', 'test'] = 'test',
+    **options: Any,
+) -> list[Evaluation]:
+    """Does what :func:`evaluate` does, under several protocols at once.
+
+    Those of one history are ranked from the same scores, so that a second mask costs
+    next to nothing.
+
+    Args:
+        model: The model.
+        data: Split interactions.
+        protocols: What is read and what is ranked.
+        split: ``'val'`` or ``'test'``.
+        options: As of :func:`evaluate`.
+
+    Returns:
+        The results in the order of the protocols.
+
+    Raises:
+        ValueError: As of :func:`evaluate`.
+    """
+    found: dict[Protocol, Evaluation] = {}
+    for history in dict.fromkeys(protocol.history for protocol in protocols):
+        own = [protocol for protocol in protocols if protocol.history == history]
+        found |= zip(own, _evaluate(model, data, own, split, **options), strict=True)
+    return [found[protocol] for protocol in protocols]
+
+
+def _evaluate(
+    model: Recommender,
+    data: HeteroData,
+    protocols: Sequence[Protocol],
+    split: Literal['val', 'test'],
+    *,
+    ks: Sequence[int] = (10, 20),
+    batch_size: int = 1024,
+    max_len: int = MAX_LEN,
+    beyond: bool = False,
+    shard: tuple[int, int] = (0, 1),
+    **options: Any,
+) -> list[Evaluation]:
+    """Ranks under protocols of one history."""
+    began = time.perf_counter()
+    if not ks or min(ks) < 1:
+        raise ValueError(f"'ks' needs to hold positive cut-offs (got {tuple(ks)})")
+    device, num_users = device_of(model), int(data['user'].num_nodes)
+    ranks = torch.zeros(len(protocols), num_users, device=device)
+    shape = (len(protocols), num_users, max(ks) if beyond else 0)
+    top = torch.zeros(shape, dtype=torch.long, device=device)
+    for user, target, masked, (scores,) in held_out(
+        [model],
+        data,
+        split,
+        protocols,
+        batch_size,
+        max_len=max_len,
+        shard=shard,
+        **options,
     ):
-        rank[user] = target_rank(scores, target, row, col)
-        if beyond:
-            top[user] = best(scores, row, col, max(ks), user, argument='ks')[0]
+        for index, (row, col) in enumerate(masked):
+            ranks[index, user] = target_rank(scores, target, row, col)
+            if beyond:
+                lists = best(scores, row, col, max(ks), user, argument='ks')[0]
+                top[index, user] = lists
         del scores  # before the next ones are there
     if shard[1] > 1:  # every user is in one share and zero in the others
-        torch.distributed.all_reduce(rank)
+        torch.distributed.all_reduce(ranks)
         if beyond:
             torch.distributed.all_reduce(top)
-    user = rank.nonzero().view(-1)
-    rank = rank[user]
-    metrics = summarize(rank, ks)
+    user = ranks[0].nonzero().view(-1)
+    metrics = [summarize(rank, ks) for rank in ranks[:, user]]
     if beyond:
         item = history_edges(data, 'train').item.to(device)
-        popularity = item.bincount(minlength=num_items)
-        metrics |= beyond_accuracy(top[user], ks, popularity)
+        popularity = item.bincount(minlength=int(data['item'].num_nodes))
+        for own, lists in zip(metrics, top, strict=True):
+            own.update(beyond_accuracy(lists[user], ks, popularity))
     seconds = time.perf_counter() - began
-    return Evaluation(metrics, rank.cpu(), user.cpu(), split, protocol, seconds)
+    return [
+        Evaluation(own, rank.cpu(), user.cpu(), split, protocol, seconds)
+        for own, rank, protocol in zip(metrics, ranks[:, user], protocols, strict=True)
+    ]
 
 
 class HeldOut(NamedTuple):
@@ -120,15 +186,14 @@ class HeldOut(NamedTuple):
     Args:
         user: The users, :math:`[B]`.
         target: Their held-out items, :math:`[B]`.
-        row: Row of each item that is not ranked, :math:`[M]`.
-        col: These items, :math:`[M]`.
+        masked: Row of each item that is not ranked and these items, each of shape
+            :math:`[M]`, under each of the protocols.
         scores: Scores by each of the models, of shape :math:`[B, I]`.
     """
 
     user: Tensor
     target: Tensor
-    row: Tensor
-    col: Tensor
+    masked: list[tuple[Tensor, Tensor]]
     scores: list[Tensor]
 
 
@@ -136,7 +201,7 @@ def held_out(
     models: Sequence[Recommender],
     data: HeteroData,
     split: Literal['val', 'test'],
-    protocol: Protocol,
+    protocols: Sequence[Protocol],
     batch_size: int,
     *,
     max_len: int,
@@ -152,7 +217,7 @@ def held_out(
         models: The models, all on one device.
         data: As of :func:`evaluate`, like all others.
         split: ``'val'`` or ``'test'``.
-        protocol: What is read and what is ranked.
+        protocols: What is read, the same in all of them, and what is ranked.
         batch_size: Users scored at once.
         max_len: Number of last items of a history that the models may read.
         batch_tokens: Bound on users times longest history instead.
@@ -163,12 +228,13 @@ def held_out(
     """
     if split not in ('val', 'test'):
         raise ValueError(f"'split' needs to be 'val' or 'test' (got {split!r})")
+    history = protocols[0].history
     loader = SequenceLoader(
         data,
         split,
         batch_size,
         max_len,
-        history=protocol.history,
+        history=history,
         users=users,
         batch_tokens=batch_tokens,
     )
@@ -177,23 +243,26 @@ def held_out(
             f"'data' needs at least one user with a '{split}_item' (got none of "
             f'{data["user"].num_nodes} users): histories need three items or more'
         )
-    seen, device = _masked(data, split, protocol), device_of(models[0])
-    num_items = int(data['item'].num_nodes)
-    folded = split == 'test' and protocol.history == 'train+val'
+    seen = [_masked(data, split, protocol) for protocol in protocols]
+    num_items, device = int(data['item'].num_nodes), device_of(models[0])
+    folded = split == 'test' and history == 'train+val'
     known = place(fold_in(data) if folded else data, device)
     encoded = []
     for model in models:
         with inference(model, precision):
             encoded.append(model.encode(known))
     for batch in _bar(loader.shard(*shard), split, progress):
-        row, col = known_pairs(seen, batch.user)
-        batch, row, col = batch.to(device), row.to(device), col.to(device)
+        masked = []
+        for known_items in seen:
+            row, col = known_pairs(known_items, batch.user)
+            masked.append((row.to(device), col.to(device)))
+        batch = batch.to(device)
         scores = []
         # Left before every yield: the caller's code is not part of inference.
         for model, own in zip(models, encoded, strict=True):
             with inference(model, precision):
                 scores.append(score_all(model, own, batch, num_items))
-        yield HeldOut(batch.user, cast(Tensor, batch.target), row, col, scores)
+        yield HeldOut(batch.user, cast(Tensor, batch.target), masked, scores)
 
 
 def rank(

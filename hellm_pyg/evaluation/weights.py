@@ -97,11 +97,11 @@ def choose_weights(
     device = device_of(models[0])
     num_users, number = int(data['user'].num_nodes), len(combinations)
     ranks = torch.zeros(number + len(models), num_users, device=device)
-    for user, target, row, col, scores in held_out(
+    for user, target, ((row, col),), scores in held_out(
         models,
         data,
         'val',
-        protocol,
+        [protocol],
         batch_size,
         max_len=max_len,
         precision=precision,

@@ -14,7 +14,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.assembly import build_data
 from hellm_pyg.config import Config, load_run_config
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.evaluation import Evaluation, Protocol, evaluate
+from hellm_pyg.evaluation import Evaluation, Protocol, evaluate_protocols
 from hellm_pyg.experiment.preparation import own_share
 from hellm_pyg.held_out import TRAINED_ON, check_held_out
 from hellm_pyg.run_folder import (
@@ -85,6 +85,43 @@ def evaluate_run(
         ValueError: See :func:`load_run`, and if the items of the split were trained on,
             or the interactions or features have changed since the training.
     """
+    (result,) = _evaluate(run_dir, split, overrides)
+    return result
+
+
+def evaluate_run_protocols(
+    run_dir: str | Path,
+    protocols: Sequence[Protocol],
+    split: str = 'test',
+    overrides: Sequence[str] = (),
+) -> list[Evaluation]:
+    """Does what :func:`evaluate_run` does, under several protocols at once.
+
+    The run is loaded once, and protocols of one history are ranked from the same
+    scores.
+
+    Args:
+        run_dir: Folder of a finished run.
+        protocols: What is read and what is ranked, instead of the configuration's.
+        split: ``'val'`` or ``'test'``.
+        overrides: Changes of the configuration.
+
+    Returns:
+        The results in the order of the protocols.
+
+    Raises:
+        ValueError: As of :func:`evaluate_run`.
+    """
+    return _evaluate(run_dir, split, overrides, protocols)
+
+
+def _evaluate(
+    run_dir: str | Path,
+    split: str,
+    overrides: Sequence[str],
+    protocols: Sequence[Protocol] | None = None,
+) -> list[Evaluation]:
+    """Ranks under the protocols, or the configuration's, and keeps the results."""
     from hellm_pyg.training.processes import main_first, make_accelerator
 
     run_dir = Path(run_dir)
@@ -103,7 +140,9 @@ def evaluate_run(
     with main_first(accelerator):
         run = load_run(run_dir, overrides)
     check_unchanged(run_dir, run.data)
-    result = rank_users(run.config, run.model, run.data, split, accelerator)
+    if protocols is None:
+        protocols = [protocol_of(run.config)]
+    results = rank_users(run.config, run.model, run.data, split, protocols, accelerator)
     changed = [
         key
         for key in differing(config, run.config)
@@ -116,23 +155,33 @@ def evaluate_run(
             "', '".join(changed),
         )
     elif accelerator.is_main_process:
-        _keep(run_dir, split, result)
+        for result in results:
+            _keep(run_dir, split, result)
     accelerator.wait_for_everyone()
-    return result
+    return results
+
+
+def protocol_of(config: Config) -> Protocol:
+    """What the section ``eval`` reads and ranks."""
+    return Protocol(config.eval.history, config.eval.mask)
 
 
 def rank_users(
-    config: Config, model: Any, data: HeteroData, split: Any, accelerator: Accelerator
-) -> Evaluation:
+    config: Config,
+    model: Any,
+    data: HeteroData,
+    split: Any,
+    protocols: Sequence[Protocol],
+    accelerator: Accelerator,
+) -> list[Evaluation]:
     """Ranks the users; processes share them, unless the model is one that counts."""
-    protocol = Protocol(config.eval.history, config.eval.mask)
-    return evaluate(
+    return evaluate_protocols(
         model,
         data,
+        protocols,
         split,
-        config.eval.ks,
-        protocol,
-        config.eval.batch_size,
+        ks=config.eval.ks,
+        batch_size=config.eval.batch_size,
         max_len=config.train.max_len,
         shard=own_share(model, accelerator),
         progress=accelerator.is_main_process,

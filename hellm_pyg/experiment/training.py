@@ -12,7 +12,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.assembly import build_llm, build_loader, build_model, resolve_paths
 from hellm_pyg.config import Config, TrainConfig, to_dict
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.experiment.evaluation import rank_users
+from hellm_pyg.experiment.evaluation import protocol_of, rank_users
 from hellm_pyg.experiment.preparation import check_phase, prepare
 from hellm_pyg.keys import in_words_of
 from hellm_pyg.refit import chosen_epochs, former_run, validation
@@ -136,7 +136,9 @@ def _train(
     model.fit(data)
     found: dict[str, Any] = {'metrics': {}}
     if config.train.split == 'train':
-        found = rank_users(config, model, data, 'val', accelerator).to_dict()
+        protocols = [protocol_of(config)]
+        (ranked,) = rank_users(config, model, data, 'val', protocols, accelerator)
+        found = ranked.to_dict()
     if former:
         found['refit'] = validation(former)
     found['split_fingerprint'] = data.split_fingerprint

@@ -14,6 +14,7 @@ from hellm_pyg.evaluation import (
     Evaluation,
     Protocol,
     evaluate,
+    evaluate_protocols,
     inference,
     iter_rank,
     rank,
@@ -127,6 +128,30 @@ def test_ranks_are_those_of_brute_force(
         own = int(table[user, t])
         above, tied = sum(s > own for s in scores), scores.count(own)
         assert value == 1 + above + tied / 2
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_protocols_of_one_history_are_ranked_at_once(
+    data: HeteroData, split: str
+) -> None:
+    class Counted(Reader):
+        batches = 0
+
+        def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+            self.batches += 1
+            return super().score(encoded, batch)
+
+    model = Counted(30)
+    options = {'ks': (3, 5), 'batch_size': 60, 'beyond': True}
+    found = evaluate_protocols(model, data, PROTOCOLS[::-1], split, **options)
+    assert model.batches == 2  # one of each history
+    assert [result.protocol for result in found] == PROTOCOLS[::-1]
+    for result in found:
+        alone = evaluate(model, data, split, protocol=result.protocol, **options)
+        assert torch.equal(result.rank, alone.rank)
+        assert torch.equal(result.user, alone.user)
+        assert result.metrics == alone.metrics
+    assert evaluate_protocols(model, data, []) == []
 
 
 def test_what_is_read(data: HeteroData) -> None:

@@ -32,6 +32,24 @@ def test_evaluation_is_kept_under_its_protocol(shop: Path) -> None:
     assert torch.equal(ranks['user'], headline.user)
 
 
+def test_protocols_are_kept_beside_each_other(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / 'seq', tmp_path / 'run')
+    (tmp_path / 'run' / 'evaluation.json').unlink(missing_ok=True)
+    asked = [Protocol(), Protocol('train', 'train'), Protocol('train+val', 'none')]
+    found = experiment.evaluate_run_protocols(tmp_path / 'run', asked)
+    assert [result.protocol for result in found] == asked
+    kept = checkpoint.load_json(tmp_path / 'run' / 'evaluation.json', dict)
+    assert list(kept) == [f'test, {protocol}' for protocol in asked]
+    for result in found:
+        overrides = [
+            f'eval.history={result.protocol.history}',
+            f'eval.mask={result.protocol.mask}',
+        ]
+        alone = experiment.evaluate_run(shop / 'seq', 'test', overrides)
+        assert torch.equal(result.rank, alone.rank)
+        assert kept[f'test, {result.protocol}']['metrics'] == alone.metrics
+
+
 def test_other_cutoffs_join_those_that_are_kept(shop: Path, tmp_path: Path) -> None:
     shutil.copytree(shop / 'seq', tmp_path / 'run')
     key = 'test, history=train+val, mask=seen'
