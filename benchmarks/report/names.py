@@ -73,7 +73,6 @@ LABELS = {
 
 # What qualifies a model, of one or two words of a cell's name.
 WORDS = {
-    'all': 'all members',
     'bce': 'BCE',
     'both': 'both features',
     'cl': 'contrast',

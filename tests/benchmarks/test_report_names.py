@@ -21,7 +21,6 @@ from hellm_pyg.evaluation import Protocol
         ('hellm_8_layers', '', None, ('HeLLM, 8 layers', 'language model')),
         ('ensemble_without_llm', '', None, ('Ensemble without the LLM', 'ensemble')),
         ('ensemble_two_sasrecs', '', None, ('Ensemble, two SASRecs', 'ensemble')),
-        ('ensemble_all', '', None, ('Ensemble, all members', 'ensemble')),
         ('both', 'ensemble', None, ('both', 'ensemble')),
         ('knn-5', 'pretrain_best', None, ('knn-5', 'hypergraph')),
         ('mine', '', None, ('mine', 'other')),
