@@ -18,14 +18,15 @@ A table is a YAML file:
       sasrec: {recipe: sasrec}
       knn: {recipe: pretrain_best, grid: {data.knn: [1, 5, 10]}, datasets: [beauty]}
       hellm: {recipe: finetune_best, tables: {seq: sasrec}, seeds: [2024]}
+      taught: {recipe: sasrec_best, teachers: {plain: sasrec}}
       both: {recipe: ensemble, members: {hellm: hellm, seq: sasrec}, seeds: [2024]}
 
 ``grid`` is run at every combination of its values. ``tables`` names the cells whose
 item tables a language model reads, ``members`` those that an ensemble sums (the first
-with weight 1), ``refit`` the one whose epochs or weights, chosen on validation, are
-taken over to train on the validation items, too: all of the same data set and seed. A
-recipe that the search has written to ``benchmarks/recipes`` goes before the packaged
-one of its name.
+with weight 1), ``teachers`` those that a model learns from, instead of the recipe's,
+``refit`` the one whose epochs or weights, chosen on validation, are taken over to train
+on the validation items, too: all of the same data set and seed. A recipe that the
+search has written to ``benchmarks/recipes`` goes before the packaged one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of
 the same ``runs`` share. Its result is ``<dataset>-<cell>-<seed>.json`` in

@@ -25,7 +25,7 @@ from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--run', type=Path, default=Path('runs/example'))
-parser.add_argument('--llm', default=None, help='hub name, folder, or tiny')
+parser.add_argument('--llm', default=None, help='hub name or folder; else a tiny one')
 args = parser.parse_args()
 seed_everything(2024)
 

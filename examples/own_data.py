@@ -38,7 +38,7 @@ from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 parser = argparse.ArgumentParser()
 parser.add_argument('--out', type=Path, default=Path('runs/own_data'))
 parser.add_argument('--encoder', default='minilm', help='of texts: name or folder')
-parser.add_argument('--image-encoder', default=None, help='clip, name, folder, or tiny')
+parser.add_argument('--image-encoder', default=None, help='clip or folder; else tiny')
 args = parser.parse_args()
 seed_everything(2024)
 shop, draw = args.out / 'shop', random.Random(2024)

@@ -6,8 +6,8 @@
 One command makes the library's own environment (``cache/peers/<library>``), writes the
 split into ``runs/<dataset>/<peer>/<seed>`` without the test items, runs the peer's
 script in its own process, and scores the lists that it leaves. The result lies beside
-those of ``benchmarks.run``, in the same form: ``<dataset>-<peer>-<seed>.json``, for
-which ``--results benchmarks/results/table1`` names the table's folder.
+those of Table 1, in the same form: ``<dataset>-<peer>-<seed>.json`` in
+``benchmarks/results/table1``, or in the folder of ``--results``.
 Further arguments go to the script; ``--help`` of it shows them:
 
     cache/peers/rectools/bin/python benchmarks/peers/rectools_sasrec.py --help
@@ -46,7 +46,7 @@ from hellm_pyg.evaluation import Evaluation, Protocol
 from hellm_pyg.training.record import commit
 
 FOLDER = Path(__file__).parent
-RESULTS = FOLDER.parent / 'results'
+RESULTS = FOLDER.parent / 'results' / 'table1'
 MASKS = {'train+val': ('seen', 'none'), 'train': ('seen', 'train')}
 
 
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'command': told,
         'commit': commit(),
     }
-    folder = args.results or RESULTS / args.dataset
+    folder = args.results
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{args.dataset}-{args.peer}-{args.seed}.json'
     save_json(path, {**about, **result(peer, data, run)})
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--recipe', default='lightgcn', help='its data are read')
     parser.add_argument('--seed', type=int, default=2024)
     parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
-    parser.add_argument('--results', type=Path, help='folder of the result')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='folder')
     parser.add_argument(
         '--environments', type=Path, default=Path('cache/peers'), help='folder'
     )

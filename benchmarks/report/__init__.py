@@ -1,6 +1,6 @@
 """Renders results as Markdown, LaTeX and a self-contained page.
 
-    python -m benchmarks.report benchmarks/results/beauty
+    python -m benchmarks.report benchmarks/results/table3_reduced
     python -m benchmarks.report benchmarks/results/table1 benchmarks/results/table3 \\
         --baseline lightgcn --baseline item_knn
 

@@ -25,12 +25,13 @@ def model_class(name: object) -> type[nn.Module]:
     """
     from hellm_pyg.nn import models
 
+    bases = (models.GraphRecommender, models.SequenceRecommender, models.Ensemble)
     known = {
         key: value
         for key, value in vars(models).items()
         if inspect.isclass(value)
         and issubclass(value, nn.Module)
-        and value not in (models.GraphRecommender, models.Ensemble)
+        and value not in bases
     }
     if str(name) not in known:
         hint = f'; the nearest is {nearest(str(name), known)!r}' if name else ''

@@ -43,7 +43,8 @@ class DataConfig:
         test_from: The test begins here.
         drop_last: So many interactions at the end of every history are no part of the
             data: with 1, leave-one-out tests on what it validates on otherwise.
-        knn: Number of nearest neighbours of a modality hyperedge.
+        knn: Number of nearest neighbours of a modality hyperedge, the item itself
+            included: SASRec smooths its targets along one less.
         knn_direction: ``'row'`` or ``'col'``, see ``KNNHyperedges``.
         knn_index: ``'flat'`` (exact) or ``'ivf'``.
         sample: Share of the users whose sequences are trained on and whose targets

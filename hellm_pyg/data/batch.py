@@ -29,7 +29,8 @@ class PairBatch:
     Args:
         user: User of each triple, int64 of shape :math:`[B]`.
         pos_item: An item of the user's training history, :math:`[B]`.
-        neg_item: Items outside the user's training history, :math:`[B]`.
+        neg_item: Items outside the user's training history, :math:`[B]`, or
+            :math:`[B, n]` of several a triple.
     """
 
     user: Tensor

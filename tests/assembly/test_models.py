@@ -48,6 +48,7 @@ def test_arguments_reach_the_model(data: HeteroData) -> None:
         ({}, r"'model.name' needs to be one of .*SASRec.* \(got None\)"),
         ({'name': 'Sasrec'}, r"\(got 'Sasrec'\); the nearest is 'SASRec'"),
         ({'name': 'GraphRecommender'}, "'model.name' needs"),
+        ({'name': 'SequenceRecommender'}, "'model.name' needs"),
         ({'name': ['SASRec']}, r"'model.name' needs .*\(got \['SASRec'\]\)"),
         ({'name': 'SASRec', 5: 6}, "unknown argument 'model.5' of SASRec"),
         (

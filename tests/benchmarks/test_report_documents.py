@@ -151,11 +151,11 @@ def test_results_of_other_settings_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv('HELLM_DATA', raising=False)
-    folder = tmp_path / 'beauty'
+    folder = tmp_path / 'table1'
     (cell,) = (
         cell
-        for cell in cells(load_table(PAPER / 'beauty.yaml'))
-        if cell.name == 'item_knn'
+        for cell in cells(load_table(PAPER / 'table1.yaml'))
+        if cell.key == 'beauty-item_knn-2024'
     )
     own = {'recipe': cell.recipe, 'overrides': cell.overrides, 'seed': cell.seed}
     write(folder, result('item_knn', ranks(50, 1, 1), **own))

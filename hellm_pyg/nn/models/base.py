@@ -112,7 +112,8 @@ class GraphRecommender(torch.nn.Module):
     ) -> Tensor:
         """Returns the ranking loss plus ``lambda_reg`` times the penalty.
 
-        Several negatives of a triple, :math:`[B, n]`, are averaged.
+        Of several negatives of a triple, :math:`[B, n]`, the ranking loss is averaged;
+        the penalty is of them all.
         """
         user, pos = encoded[0][batch.user], encoded[1][batch.pos_item]
         neg = encoded[1][batch.neg_item.view(batch.num_targets, -1)]
