@@ -67,6 +67,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
         'config': to_dict(config),
         'read': {key: digest(path.parent / f'{key}.json') for key in cell.sources},
         'data_fingerprint': data.fingerprint,
+        'split_fingerprint': data.split_fingerprint,
         'backbone': _backbone(config),
         'parameters': metrics.get('parameters', 0),
         'trained_parameters': settings.get('trained_parameters', 0),

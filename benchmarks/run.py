@@ -132,9 +132,11 @@ def _run_all(
             print(f'{cell.key}: {error}', flush=True)
             continue
         print(f'{cell.key}: {"done" if done else " ".join(cell.overrides)}', flush=True)
-        if only_list or done:
+        if only_list:
             continue
         note.unlink(missing_ok=True)
+        if done:
+            continue
         code = child.finish(child.start('benchmarks.run', [*argv, '--cell', cell.key]))
         if code != 0:
             if not note.is_file():  # it was killed, not raised
@@ -164,14 +166,14 @@ def _in_child(cell: Cell, protocols: list[list[str]], folder: Path) -> int:
 
 def _note(path: Path, cell: Cell, error: str) -> None:
     from benchmarks.cell import command
+    from hellm_pyg.checkpoint import save_json
     from hellm_pyg.config import load_config
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = {'name': cell.name, 'dataset': cell.dataset, 'seed': cell.seed}
     with contextlib.suppress(ValueError):  # of a cell that cannot be read
         told['command'] = command(cell, load_config(cell.recipe, cell.overrides))
     told['error'] = error
-    path.write_text(json.dumps(told, indent=1) + '\n')
+    save_json(path, told)
 
 
 if __name__ == '__main__':

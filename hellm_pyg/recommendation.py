@@ -260,6 +260,10 @@ def _writer(
             yield lambda rows: table.writerows(row[: len(columns)] for row in rows)
 
 
+def _fits_int64(key: int | str) -> bool:
+    return isinstance(key, int) and -(2**63) <= key < 2**63
+
+
 @contextmanager
 def _parquet(
     path: Path, ids: IdMap, columns: Sequence[str]
@@ -268,7 +272,7 @@ def _parquet(
     from pyarrow import parquet
 
     kinds = [
-        pa.int64() if all(isinstance(i, int) for i in known) else pa.string()
+        pa.int64() if all(_fits_int64(i) for i in known) else pa.string()
         for known in (ids.users, ids.items)
     ]
     types = [kinds[0], pa.int32(), kinds[1], pa.string(), pa.float32(), pa.int32()]

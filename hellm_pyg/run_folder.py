@@ -32,6 +32,8 @@ CONFIG, IDS, METRICS = 'config.yaml', 'ids.json', 'metrics.json'
 WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
 LOCK = '.lock'
 STATES = ('state', '.state.old')  # the second one while the first is swapped
+# Of a training's settings, what it reads and its state does not hold.
+READ = ('tables', 'backbone', 'refit')
 # Of the data, what a member that reads features shares with its ensemble.
 KNN_KEYS = ('knn', 'knn_direction', 'knn_index')
 # Where data lie, which may move.
@@ -116,7 +118,7 @@ def _choices(config: Config) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # empty it is not null
             flat |= _flat(value, f'{prefix}{key}.')
         else:
             flat[f'{prefix}{key}'] = value
@@ -190,6 +192,27 @@ def check_unchanged(folder: Path, data: HeteroData, features: bool = True) -> No
         raise ValueError(
             f"'{folder}' was trained on other interactions{' or features' * features} "
             f'of the same users and items: train it again on these data'
+        )
+
+
+def check_read(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses another backbone or other tables than those that a run was trained on.
+
+    Args:
+        folder: The run.
+        settings: Those that it would be trained with now.
+
+    Raises:
+        ValueError: If some differ; names them.
+    """
+    former = read_metrics(folder)['settings']
+    changed = [
+        key for key in READ if key in former and former[key] != settings.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"'{folder}' was trained with other {', '.join(changed)} than are there "
+            f'now: remove it to train it again, or choose another folder'
         )
 
 

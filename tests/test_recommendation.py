@@ -289,6 +289,18 @@ def test_parquet_holds_no_more_than_a_batch(
     assert groups == [16, 16, 8]
 
 
+def test_parquet_has_ids_beyond_64_bits_as_texts(
+    data: HeteroData, tmp_path: Path
+) -> None:
+    ids = IdMap(list(range(20)), [2**63 + item for item in range(30)])
+    path = tmp_path / 'top.parquet'
+    export_top_n(LastItem(), data, ids, path, k=2)
+    expected = recommend(LastItem(), data, ids, k=2)
+    rows = read(path)
+    assert [row['user'] for row in rows] == [row.user for row in expected]
+    assert [row['item'] for row in rows] == [str(row.item) for row in expected]
+
+
 @pytest.mark.parametrize('ending', ['parquet', 'csv', 'jsonl'])
 def test_rows_of_new_users_can_be_written(
     data: HeteroData, tmp_path: Path, ending: str

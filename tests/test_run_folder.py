@@ -18,6 +18,7 @@ from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import Ensemble, GraphRecommender, SequenceRecommender
 from hellm_pyg.recommendation import export_top_n, recommend
+from hellm_pyg.run_folder import differing
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
 ROOT = Path(__file__).parents[1]
@@ -399,3 +400,12 @@ def test_a_model_need_not_tell_what_it_is_trained_on(
     monkeypatch.delattr(SequenceRecommender, 'sampling')
     monkeypatch.delattr(GraphRecommender, 'sampling')
     assert torch.equal(experiment.evaluate_run(shop / 'seq', 'val', []).rank, expected)
+
+
+def test_an_empty_section_is_not_null() -> None:
+    pair = [
+        load_config('finetune_best', [f'llm.prefix={value}'])
+        for value in ('{}', 'null')
+    ]
+    assert 'llm.prefix' in differing(*pair)
+    assert differing(pair[0], pair[0]) == {}

@@ -141,6 +141,7 @@ def result(peer: Peer, data: HeteroData, run: Path) -> dict[str, Any]:
         'versions': info['versions'],
         'config': info['settings'],
         'data_fingerprint': data.fingerprint,
+        'split_fingerprint': data.split_fingerprint,
         'backbone': None,
         'parameters': info['trained_parameters'],
         'trained_parameters': info['trained_parameters'],

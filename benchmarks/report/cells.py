@@ -178,6 +178,11 @@ class Result:
         return f'{device}, {threads} thread{"" if threads == 1 else "s"}'
 
     @property
+    def split_fingerprint(self) -> str | None:
+        """What tells the split of the interactions from others, if it is recorded."""
+        return self._either('split_fingerprint')
+
+    @property
     def saw_validation(self) -> bool:
         """Whether the validation items were trained on."""
         return self.get('config', 'train', 'split') in ('train+val', 'all')
@@ -369,4 +374,14 @@ def _check_users(section: Section) -> None:
         (n, one), (m, other) = list(sizes.items())[:2]
         raise ValueError(
             f"'{one}' and '{other}' rank {n} and {m} users: paired tests need the same"
+        )
+    splits = {
+        result.split_fingerprint: result.path
+        for result in section.results
+        if result.split_fingerprint is not None
+    }
+    if len(splits) > 1:
+        one, other = list(splits.values())[:2]
+        raise ValueError(
+            f"'{one}' and '{other}' are of different splits: paired tests need the same"
         )

@@ -47,6 +47,28 @@ def _sampler(data: HeteroData, num_neg: int) -> NegativeSampler:
     return NegativeSampler(edges, num_users, num_items)
 
 
+def _indices(users: Tensor | Sequence[int], num_users: int) -> Tensor:
+    """Users as a vector.
+
+    Raises:
+        ValueError: If they are not indices of users.
+    """
+    user = torch.as_tensor(users)
+    if user.numel() and (user.dtype == torch.bool or user.is_floating_point()):
+        raise ValueError(
+            f"'users' needs to hold indices of users (got {user.dtype}): those of a "
+            f"mask are 'mask.nonzero()'"
+        )
+    user = user.long().view(-1).cpu()
+    unknown = (user < 0) | (user >= num_users)
+    if bool(unknown.any()):
+        raise ValueError(
+            f"'users' needs to lie in [0, {num_users}) (got "
+            f'{user[unknown].tolist()[:5]})'
+        )
+    return user
+
+
 def _check_at_least(name: str, value: int, least: int, why: str = '') -> None:
     if value < least:
         raise ValueError(f"'{name}' needs to be at least {least}{why} (got {value})")
@@ -317,14 +339,7 @@ class SequenceLoader(Loader[SequenceBatch]):
         num_users = ptr.numel() - 1
         if users is None and self.split != 'all' and 'sample_mask' in data['user']:
             users = data['user'].sample_mask.nonzero()
-        user = torch.arange(num_users) if users is None else torch.as_tensor(users)
-        user = user.long().view(-1).cpu()
-        unknown = (user < 0) | (user >= num_users)
-        if bool(unknown.any()):
-            raise ValueError(
-                f"'users' needs to lie in [0, {num_users}) (got "
-                f'{user[unknown].tolist()[:5]})'
-            )
+        user = torch.arange(num_users) if users is None else _indices(users, num_users)
         if self.split in ('val', 'test'):
             target = data['user'][f'{self.split}_item'].cpu()[user]
             user, self._target = user[target >= 0], target[target >= 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from torch_geometric.data import HeteroData
 
 from hellm_pyg import checkpoint
@@ -30,7 +31,7 @@ from hellm_pyg.run_folder import (
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-RESULTS = 'evaluation.json'
+RESULTS, LOCK = 'evaluation.json', '.evaluation.lock'
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def evaluate_run(
     """Ranks every user's held-out item and keeps the result with the run.
 
     Metrics go to ``evaluation.json`` under the split and the protocol, ranks to
-    ``ranks-<split>-<history>-<mask>.safetensors``. Only the section ``eval`` of the
+    ``ranks-<split>-<history>-<mask>.safetensors``; a warning says if they cannot be
+    written. Only the section ``eval`` of the
     configuration may be another one for that: the result of other changes, as of
     ``data.sample``, is returned and not kept.
 
@@ -155,8 +157,12 @@ def _evaluate(
             "', '".join(changed),
         )
     elif accelerator.is_main_process:
-        for result in results:
-            _keep(run_dir, split, result)
+        try:
+            with FileLock(run_dir / LOCK):  # of evaluations only
+                for result in results:
+                    _keep(run_dir, split, result)
+        except (OSError, ValueError) as error:  # the ranking may have taken long
+            logger.warning('%s: the result is not kept: %s', run_dir, error)
     accelerator.wait_for_everyone()
     return results
 
@@ -199,5 +205,11 @@ def _keep(folder: Path, split: str, result: Evaluation) -> None:
         former = checkpoint.load_tensors(folder / name)
         if all(torch.equal(former[part], ranks[part]) for part in ranks):
             own['metrics'] = {**kept['metrics'], **own['metrics']}
-    checkpoint.save_json(path, {**results, key: own})
     checkpoint.save_tensors(folder / name, ranks)
+    checkpoint.save_json(path, {**results, key: own})
+
+
+def forget_results(folder: Path) -> None:
+    """Removes the results of a model that another one replaces."""
+    for path in (folder / RESULTS, *folder.glob('ranks-*.safetensors')):
+        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.assembly import build_llm, build_loader, build_model, resolve_paths
 from hellm_pyg.config import Config, TrainConfig, to_dict
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.experiment.evaluation import protocol_of, rank_users
+from hellm_pyg.experiment.evaluation import forget_results, protocol_of, rank_users
 from hellm_pyg.experiment.preparation import check_phase, prepare
 from hellm_pyg.keys import in_words_of
 from hellm_pyg.refit import chosen_epochs, former_run, validation
@@ -21,6 +21,7 @@ from hellm_pyg.run_folder import (
     METRICS,
     WEIGHTS,
     check_members,
+    check_read,
     check_unchanged,
     claim,
     is_without_state,
@@ -99,11 +100,10 @@ def _train(
 
     former = config.train.refit and former_run(config, data, ids)
     loader = build_loader(config, data, model)
+    ended = loader is not None and (run_dir / METRICS).is_file()
+    if accelerator.is_main_process and not ended:
+        forget_results(run_dir)
     if loader is not None:
-        if is_without_state(run_dir):
-            check_unchanged(run_dir, data)
-            logger.info('%s: finished before, nothing is done', run_dir)
-            return dict(read_metrics(run_dir)['metrics'])
         settings = {'model': config.model, 'llm': to_dict(config)['llm']}
         if config.llm is not None:  # what is frozen the state does not hold
             from hellm_pyg.llm.saving import backbone_signature
@@ -112,6 +112,11 @@ def _train(
             settings['backbone'] = backbone_signature(model.llm, model.prompt)
         if former:
             settings['refit'] = validation(former)
+        if is_without_state(run_dir):
+            check_unchanged(run_dir, data)
+            check_read(run_dir, settings)
+            logger.info('%s: finished before, nothing is done', run_dir)
+            return dict(read_metrics(run_dir)['metrics'])
         teachers = _load_teachers(config, data, ids)
         with in_words_of(TrainConfig, 'train', teachers='train.distill.runs'):
             trainer = Trainer(

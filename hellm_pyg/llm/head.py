@@ -144,10 +144,10 @@ class ItemHead(nn.Module):
 
     def score(self, x: Tensor, vectors: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns the scores for item vectors that :meth:`items` has given."""
-        # Scores in bf16 would tie most of the catalogue.
         with torch.autocast(x.device.type, enabled=False):
-            scores = inner_products(self.queries(x), vectors)
-            return scores if bias is None else scores + bias
+            query = self.queries(x)
+        scores = inner_products(query, vectors)
+        return scores if bias is None else scores + bias
 
     def loss(
         self,

@@ -26,6 +26,9 @@ Pairs = tuple[Tensor, Tensor] | None
 def inner_products(x: Tensor, table: Tensor) -> Tensor:
     r"""Scores of all items, :math:`s_{ti} = \mathbf{x}_t^{\top} \mathbf{e}_i`.
 
+    They are computed in 32 bits at least, also under autocast: in bf16 most items would
+    tie.
+
     Args:
         x: Query vectors, float of shape :math:`[T, D]`.
         table: Item vectors, :math:`[I, D]`.
@@ -34,8 +37,15 @@ def inner_products(x: Tensor, table: Tensor) -> Tensor:
         Scores :math:`[T, I]`, the left part of a matrix of :math:`\lceil I / 16 \rceil
         \cdot 16` columns.
     """
+    dtype = _precision(x, table)
     size = table.size(0)
-    return (x @ F.pad(table, (0, 0, 0, -size % ALIGNMENT)).t())[:, :size]
+    with torch.autocast(x.device.type, enabled=False):
+        padded = F.pad(table.to(dtype), (0, 0, 0, -size % ALIGNMENT))
+        return (x.to(dtype) @ padded.t())[:, :size]
+
+
+def _precision(x: Tensor, table: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(x.dtype, table.dtype), torch.float32)
 
 
 def _slices(num_rows: int, chunk_size: int) -> list[slice]:
@@ -102,8 +112,6 @@ class _TableCrossEntropy(torch.autograd.Function):
                 logits = inner_products(part, table)
                 if bias is not None:
                     logits += bias
-                if logits.dtype in (torch.float16, torch.bfloat16):
-                    logits = logits.float()
                 _hide(logits, hidden, rows)
                 # The score that the target's distribution expects.
                 wanted = (1 - taught) * logits.gather(1, label)
@@ -146,7 +154,7 @@ class _TableCrossEntropy(torch.autograd.Function):
 def _lower(rows: Tensor, dtype: torch.dtype) -> Tensor:
     # In a lower precision there are zeros up to a multiple of 64 rows: oneDNN
     # compiles a product in bf16 anew for each number of rows that it meets.
-    if rows.dtype == dtype:
+    if dtype not in (torch.float16, torch.bfloat16):
         return rows
     out = rows.new_zeros(-(-rows.size(0) // 64) * 64, rows.size(1), dtype=dtype)
     out[: rows.size(0)] = rows
@@ -184,8 +192,9 @@ def table_cross_entropy(
 
     Gradients are computed chunk by chunk in the forward pass: the memory is
     that of ``chunk_size`` rows of logits, whatever :math:`T`. Logits and
-    softmax have the table's precision; under autocast the gradients' products
-    run in its type. The result can be differentiated once.
+    softmax have the table's precision, or fp32 if that is lower; the gradients'
+    products run in the table's type, or under autocast in its. The result can be
+    differentiated once.
 
     Args:
         x: Query vectors, float of shape :math:`[T, D]`.
@@ -268,7 +277,8 @@ def candidate_scores(
     .. math::
         s_{t,k} = \mathbf{x}_t^{\top} \mathbf{e}_{c_{t,k}}
 
-    Works in chunks and keeps none of them for the backward pass. A chunk gathers its
+    Like :func:`inner_products` it computes in 32 bits at least, also under autocast. It
+    works in chunks and keeps none of them for the backward pass. A chunk gathers its
     vectors, ``[chunk_size, n, D]``, or, where the table has at most 64 rows a
     candidate, scores the whole table, ``[chunk_size, I]``, and picks.
 
@@ -286,4 +296,8 @@ def candidate_scores(
         raise ValueError(
             f"'candidate' must be a matrix (got shape {list(candidate.shape)})"
         )
-    return _CandidateScores.apply(x.to(table.dtype), table, candidate, chunk_size)
+    dtype = _precision(x, table)
+    with torch.autocast(x.device.type, enabled=False):
+        return _CandidateScores.apply(
+            x.to(dtype), table.to(dtype), candidate, chunk_size
+        )

@@ -219,7 +219,7 @@ def load_state(
 
 
 def _dotted(value: Any, prefix: str = '') -> dict[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or not value:  # empty it is not None
         plain = list(value) if isinstance(value, list | tuple) else value
         return {prefix: plain}
     found: dict[str, Any] = {}

@@ -153,6 +153,15 @@ def test_models_of_other_users_are_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_models_of_other_splits_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, result('a', ranks(50, 1, 0), split_fingerprint='one'))
+    write(tmp_path, result('peer', ranks(50, 1, 0)))  # which has not told
+    load(tmp_path)
+    write(tmp_path, result('b', ranks(50, 1, 0), split_fingerprint='other'))
+    with pytest.raises(ValueError, match=r'b-.*are of different splits'):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize('text', ['{', '{"name": "a"}'])
 def test_other_files_are_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / 'beauty-a-1.json').write_text(text)

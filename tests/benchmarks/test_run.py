@@ -500,6 +500,12 @@ def test_failure_is_reported_and_does_not_stop_the_rest(
     assert run.main([*arguments, '--only', 'wrong', 'good']) == 0
     assert not (folder / 'beauty-wrong-1.failed.json').exists()
     assert 'beauty-good-1: done' in capfd.readouterr().out
+    stale = folder / 'beauty-good-1.failed.json'
+    stale.write_text('{"error": "of a damaged file that is whole again"}')
+    assert run.main([*arguments, '--only', 'good', '--list']) == 0
+    assert stale.exists()
+    assert run.main([*arguments, '--only', 'good']) == 0
+    assert not stale.exists()
     assert run.main([*arguments, '--only', 'nothing']) == 2
 
 

@@ -303,6 +303,11 @@ def test_users_are_kept_in_the_given_order(data):
     assert list(SequenceLoader(data, 'all', users=[])) == []
     with pytest.raises(ValueError, match=r"'users' .* \(got \[70, -1\]\)"):
         SequenceLoader(data, 'all', users=[3, 70, -1])
+    mask = torch.arange(70) < 3
+    for wrong in (mask, mask.tolist(), torch.tensor([2.7])):
+        with pytest.raises(ValueError, match=r"'users' needs .* 'mask\.nonzero\(\)'"):
+            SequenceLoader(data, 'all', users=wrong)
+    assert SequenceLoader(data, 'all', users=mask.nonzero()).num_rows == 3
 
 
 def test_known_without_a_split():

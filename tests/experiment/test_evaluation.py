@@ -50,6 +50,30 @@ def test_protocols_are_kept_beside_each_other(shop: Path, tmp_path: Path) -> Non
         assert kept[f'test, {result.protocol}']['metrics'] == alone.metrics
 
 
+def test_results_go_with_the_model_that_they_are_of(tmp_path: Path) -> None:
+    config = shop_config(tmp_path, 'sasrec', *SMALL)
+    run = tmp_path / 'run'
+    experiment.pretrain(config, run)
+    experiment.evaluate_run(run)
+    kept = {'evaluation.json', 'ranks-test-train+val-seen.safetensors'}
+    experiment.pretrain(config, run)  # finished before
+    assert kept < {path.name for path in run.iterdir()}
+    (run / 'metrics.json').unlink()
+    shutil.rmtree(run / 'state')
+    experiment.pretrain(config, run)
+    assert not kept & {path.name for path in run.iterdir()}
+
+
+def test_a_result_that_cannot_be_kept_is_told(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(shop / 'seq', tmp_path / 'run')
+    (tmp_path / 'run' / 'evaluation.json').write_text('{')
+    found = experiment.evaluate_run(tmp_path / 'run')
+    assert found.metrics == experiment.evaluate_run(shop / 'seq').metrics
+    assert 'run: the result is not kept: ' in caplog.text
+
+
 def test_other_cutoffs_join_those_that_are_kept(shop: Path, tmp_path: Path) -> None:
     shutil.copytree(shop / 'seq', tmp_path / 'run')
     key = 'test, history=train+val, mask=seen'

@@ -72,6 +72,21 @@ def test_phase_two_on_the_tables_of_phase_one(shop: Path, tmp_path: Path) -> Non
     assert [row.user for row in rows] == ['u01', 'u01', None, None]
 
 
+def test_a_finished_run_of_other_tables_is_refused(shop: Path, tmp_path: Path) -> None:
+    shutil.copytree(shop / 'graph', tmp_path / 'graph')
+    overrides = ['llm.prefix.rank=2', f'llm.tables.graph={tmp_path / "graph"}']
+    config = hellm_config(shop, tmp_path, *overrides)
+    first = experiment.finetune(config, tmp_path / 'run')
+    for name in ('state', 'best'):
+        shutil.rmtree(tmp_path / 'run' / name)
+    assert experiment.finetune(config, tmp_path / 'run') == first
+    path = tmp_path / 'graph' / 'embeddings.safetensors'  # of another training
+    tensors = checkpoint.load_tensors(path)
+    checkpoint.save_tensors(path, {name: -value for name, value in tensors.items()})
+    with pytest.raises(ValueError, match=r"run' was trained with other tables than"):
+        experiment.finetune(config, tmp_path / 'run')
+
+
 def taught(shop: Path, runs: dict[str, Path], *overrides: str) -> Config:
     folders = [f'train.distill.runs.{name}={path}' for name, path in runs.items()]
     return shop_config(shop, 'sasrec', *SMALL, *folders, *overrides)
@@ -322,10 +337,9 @@ def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"config\.yaml' is damaged.*'train'"):
             use(run)
     path.write_text(whole)
-    for name in ('evaluation.json', 'metrics.json'):
-        (run / name).write_text('[]')
-        with pytest.raises(ValueError, match=rf"{name}' is damaged.*got a list"):
-            experiment.evaluate_run(run)
+    (run / 'metrics.json').write_text('[]')
+    with pytest.raises(ValueError, match=r"metrics\.json' is damaged.*got a list"):
+        experiment.evaluate_run(run)
     for content, message in (
         ('{}', "lacks 'metrics'"),
         ('{"metrics": {}, "settings": [1]}', r"'settings' .* dict \(got \[1\]\)"),

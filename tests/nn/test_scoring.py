@@ -266,6 +266,40 @@ def test_autocast_keeps_the_type_of_the_table(kind: str) -> None:
     torch.testing.assert_close(grads, plain, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_scores_of_many_items_do_not_tie(dtype: torch.dtype) -> None:
+    x, table, _ = _inputs(3, 5000, 16, torch.float)
+    candidate = torch.arange(5000).expand(3, -1)
+    expected = (x @ table.t()).detach()
+    with torch.autocast('cpu', torch.bfloat16):
+        for scores in (
+            inner_products(x, table),
+            candidate_scores(x, table, candidate),
+        ):
+            assert scores.dtype == torch.float
+            torch.testing.assert_close(scores.detach(), expected)
+    low = inner_products(x.to(dtype), table.to(dtype))
+    assert low.dtype == torch.float
+    assert all(row.unique().numel() > 4900 for row in low)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('num_targets', [10, 64, 65])
+def test_cross_entropy_over_a_table_of_half_precision(
+    num_targets: int, dtype: torch.dtype
+) -> None:
+    x, table, target = _inputs(num_targets, 30, 8, torch.float)
+    loss = table_cross_entropy(x.to(dtype), table.to(dtype), target, 40)
+    expected = F.cross_entropy(
+        x.to(dtype).float() @ table.to(dtype).float().t(), target
+    )
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, [x, table])
+    wanted = torch.autograd.grad(expected, [x, table])
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
 def test_bad_input() -> None:
     x, table, target = _inputs(4, 3)
     with pytest.raises(ValueError, match=r"'x' and 'table'.*got \[4, 4\]"):

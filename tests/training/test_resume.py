@@ -314,6 +314,8 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, data=data).fit()
     with pytest.raises(ValueError, match=r'model\.width was None and is 3'):
         make_trainer(tmp_path, settings={'model': {'width': 3}}).fit()
+    with pytest.raises(ValueError, match=r'model was None and is \{\}'):
+        make_trainer(tmp_path, settings={'model': {}}).fit()
 
 
 def test_fresh_starts_over(tmp_path: Path) -> None:
