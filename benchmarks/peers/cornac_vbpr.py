@@ -3,13 +3,15 @@
 Runs in an environment of its own; ``python -m benchmarks.peers cornac_vbpr`` starts it.
 All modalities are put side by side; an item that lacks one has zeros there, the library
 knowing no missing features. It trains for a fixed number of epochs, so that epochs are
-run in parts: parameters are carried on, the moments of Adam start anew. The part with
-the highest validation N@10 is kept. Users are known by their training items alone.
+run in parts: parameters are carried on, the moments of Adam start anew. Of all settings
+given and all parts those with the highest validation N@10 are kept. Users are known by
+their training items alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=2024)
     parser.add_argument('--factors', type=int, default=32, help='of either kind')
     parser.add_argument('--batch-size', type=int, default=1024)
-    parser.add_argument('--learning-rate', type=float, default=5e-3)
-    parser.add_argument('--regularization', type=float, default=1e-2)
+    parser.add_argument('--learning-rate', type=float, nargs='+', default=[1e-3, 5e-3])
+    parser.add_argument(
+        '--regularization', type=float, nargs='+', default=[1e-3, 1e-2, 1e-1]
+    )
     parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--part', type=int, default=5, help='epochs to a validation')
     parser.add_argument('--patience', type=int, default=4, help='parts')
@@ -57,21 +61,12 @@ def dataset(split: exchange.Split, seed: int) -> Dataset:
     return train
 
 
-def main() -> None:
-    args = arguments()
-    split = exchange.read_split(args.folder)
-    if not split.features:
-        raise SystemExit('VBPR needs features of the items')
-    train = dataset(split, args.seed)
-    settings = {
-        'k': args.factors,
-        'k2': args.factors,
-        'batch_size': args.batch_size,
-        'learning_rate': args.learning_rate,
-        'lambda_w': args.regularization,
-        'lambda_b': args.regularization,
-        'lambda_e': 0.0,
-    }
+def fit(
+    args: argparse.Namespace,
+    split: exchange.Split,
+    train: Dataset,
+    settings: dict[str, Any],
+) -> tuple[float, int, Any, list[dict[str, Any]], int]:
     best: tuple[float, int, Any] = (-1.0, 0, None)
     model: Any = None
     curve: list[dict[str, Any]] = []
@@ -90,33 +85,58 @@ def main() -> None:
         model.fit(train)
         seconds = time.perf_counter() - began
         vectors = model.get_user_vectors(), model.get_item_vectors()
-        value = exchange.validation_ndcg(split, exchange.top_items(*vectors, 60))
+        lists = exchange.top_items(*vectors, split.list_length)
+        value = exchange.validation_ndcg(split, lists)
         metrics = {'N@10': value}
         curve.append({'epoch': epoch, 'seconds': round(seconds, 3), 'metrics': metrics})
-        print(curve[-1], flush=True)
         if value > best[0]:
             best = value, epoch, vectors
         elif epoch - best[1] >= args.patience * args.part:
             break
+    size = sum(getattr(model, name).size for name in PARAMETERS.values())
+    return *best, curve, size
+
+
+def main() -> None:
+    args = arguments()
+    split = exchange.read_split(args.folder)
+    if not split.features:
+        raise SystemExit('VBPR needs features of the items')
+    train = dataset(split, args.seed)
+    common = {
+        'k': args.factors,
+        'k2': args.factors,
+        'batch_size': args.batch_size,
+        'lambda_e': 0.0,
+    }
+    trials: list[dict[str, Any]] = []
+    found: Any = (-1.0,)
+    for rate, weight in itertools.product(args.learning_rate, args.regularization):
+        own = {'learning_rate': rate, 'lambda_w': weight, 'lambda_b': weight}
+        own_found = fit(args, split, train, {**common, **own})
+        trials.append({**own, 'N@10': own_found[0], 'best_epoch': own_found[1]})
+        print(trials[-1], flush=True)
+        if own_found[0] > found[0]:
+            found, settings = own_found, {**common, **own}
+    _, epoch, vectors, curve, size = found
     seconds = sum(row['seconds'] for row in curve)
     exchange.write_answer(
         args.folder,
-        {'train': exchange.top_items(*best[2], split.list_length)},
+        {'train': exchange.top_items(*vectors, split.list_length)},
         {
             'versions': exchange.versions('cornac', 'torch', 'numpy'),
             'settings': {**settings, 'epochs': args.epochs, 'patience': args.patience},
-            'trained_parameters': sum(
-                getattr(model, name).size for name in PARAMETERS.values()
-            ),
+            'trained_parameters': size,
             'validation': {
                 'selection': 'N@10',
-                'best_epoch': best[1],
+                'best_epoch': epoch,
                 'epochs': curve[-1]['epoch'],
                 'seconds_per_epoch': round(seconds / curve[-1]['epoch'], 3),
                 'seconds': round(seconds, 3),
                 'peak_memory_bytes': exchange.peak_memory(),
                 'device': 'cpu',
                 'curve': curve,
+                'trials': trials,
             },
         },
     )

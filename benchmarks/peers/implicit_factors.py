@@ -38,12 +38,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument('--model', choices=('als', 'bpr'), required=True)
     parser.add_argument('--seed', type=int, default=2024)
     parser.add_argument('--factors', type=int, default=64)
-    parser.add_argument('--iterations', type=int, help='15 of ALS, 200 of BPR')
+    parser.add_argument('--iterations', type=int, help='15 of ALS, 1000 of BPR')
     parser.add_argument('--regularization', type=float, nargs='+')
     parser.add_argument(
         '--alpha', type=float, nargs='+', default=[5.0, 20.0, 80.0, 320.0]
     )
-    parser.add_argument('--learning-rate', type=float, nargs='+', default=[0.02, 0.1])
+    parser.add_argument(
+        '--learning-rate', type=float, nargs='+', default=[0.005, 0.02, 0.1]
+    )
     parser.add_argument('--threads', type=int, default=1)
     return parser.parse_args()
 
@@ -64,6 +66,12 @@ def lists(model: Any, seen: csr_matrix, k: int, recalculate: bool) -> np.ndarray
     return best
 
 
+def validation(split: exchange.Split, model: Any, train: csr_matrix) -> float:
+    return exchange.validation_ndcg(
+        split, lists(model, train, split.list_length, False)
+    )
+
+
 def fit_als(args: argparse.Namespace, split: exchange.Split, **chosen: float) -> Any:
     train, curve = matrix(split, 'train'), []
     model = AlternatingLeastSquares(
@@ -76,7 +84,9 @@ def fit_als(args: argparse.Namespace, split: exchange.Split, **chosen: float) ->
     began = time.perf_counter()
     model.fit(train, show_progress=False)
     seconds = time.perf_counter() - began
-    value = exchange.validation_ndcg(split, lists(model, train, 60, False))
+    value = exchange.validation_ndcg(
+        split, lists(model, train, split.list_length, False)
+    )
     curve.append(row(model.iterations, seconds, value))
     return value, model.iterations, model, curve
 
@@ -85,7 +95,7 @@ def fit_bpr(args: argparse.Namespace, split: exchange.Split, **chosen: float) ->
     train, curve = matrix(split, 'train'), []
     model = BayesianPersonalizedRanking(
         args.factors,
-        iterations=args.iterations or 200,
+        iterations=args.iterations or 1000,
         random_state=args.seed,
         num_threads=args.threads,
         **chosen,
@@ -96,7 +106,9 @@ def fit_bpr(args: argparse.Namespace, split: exchange.Split, **chosen: float) ->
     def validate(iteration: int, seconds: float, *_: Any) -> None:
         spent[0] += seconds
         if (iteration + 1) % 10 == 0:
-            value = exchange.validation_ndcg(split, lists(model, train, 60, False))
+            value = exchange.validation_ndcg(
+                split, lists(model, train, split.list_length, False)
+            )
             curve.append(row(iteration + 1, spent[0], value))
             spent[0] = 0.0
             if value > best[0]:
@@ -125,7 +137,7 @@ def main() -> None:
         grid['alpha'] = args.alpha
     else:
         fit = fit_bpr
-        grid = {'regularization': args.regularization or [0.001, 0.01, 0.03, 0.1]}
+        grid = {'regularization': args.regularization or [0.0, 0.001, 0.01, 0.03]}
         grid['learning_rate'] = args.learning_rate
     trials: list[dict[str, Any]] = []
     best: tuple[float, int, Any, list[Any], dict[str, float]] = (-1.0, 0, None, [], {})

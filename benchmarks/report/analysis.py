@@ -114,7 +114,9 @@ def _rows(section: Section, models: Sequence[Model], protocol: str) -> list[Row]
         if metrics is not None:
             several = len(metrics) > 1
             deviation = metrics.std(axis=0, ddof=1) if several else None
-            printed = printed_for(model.key, section.dataset)
+            printed = None
+            if section.has_printed_data:
+                printed = printed_for(model.key, section.dataset)
             mean = metrics.mean(axis=0)
             row = Row(model, len(metrics), mean, deviation, None, None, printed)
             rows.append(row)

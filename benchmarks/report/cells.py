@@ -279,6 +279,15 @@ class Section:
         return bool(self.results) and not self.protocols
 
     @property
+    def has_printed_data(self) -> bool:
+        """Whether its test items are those that others print numbers of."""
+        return not any(
+            result.get('config', 'data', key)
+            for result in self.results
+            for key in ('drop_last', 'sample')
+        )
+
+    @property
     def everything(self) -> list[Model]:
         """All models, with the points of grids."""
         return [*self.models, *(m for grid in self.grids.values() for m in grid)]

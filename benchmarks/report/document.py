@@ -15,7 +15,7 @@ from benchmarks.report.ladder import Ladder
 from benchmarks.report.names import title_of
 from benchmarks.report.outdated import outdated
 from benchmarks.report.prose import load_notes
-from benchmarks.report.search import Search, load_searches
+from benchmarks.report.search import load_searches
 from benchmarks.report.summary import overview
 from benchmarks.report.tables import Table
 
@@ -106,15 +106,18 @@ def _summary(analysis: Analysis) -> str:
     return ', '.join(words) + '.'
 
 
-def _searches(section: Section) -> list[Search]:
-    """The searches that have written the recipes of a section."""
+def _searches(section: Section) -> Table | None:
+    """The searches that have written the recipes of a section, if there are some."""
     recipes = [Path(result.get('recipe') or '') for result in section.results]
-    names = {path.stem for path in recipes if path.suffix == '.yaml'}
-    return [
+    names = {path.stem for path in recipes if path.parent.parent.name == 'benchmarks'}
+    every = [
         one
         for one in load_searches(section.folder.parent / SEARCH)
-        if one.dataset == section.dataset and one.name in names
+        if one.name in names
     ]
+    own = [one for one in every if one.dataset == section.dataset]
+    borrowed = {one.name for one in every} - {one.name for one in own}
+    return search.budgets(own, sorted(borrowed)) if own else None
 
 
 def _part(
@@ -124,8 +127,8 @@ def _part(
     rungs = Ladder.of(section, baselines) if section.is_ladder else None
     compared = rungs.models if rungs else section.models[::-1]
     records = []
-    if found := _searches(section):
-        records.append(search.budgets(found))
+    if searches := _searches(section):
+        records.append(searches)
     if section.results:
         records.append(tables.provenance(analysis, outdated(section)))
     remarks = []
@@ -133,6 +136,9 @@ def _part(
         remarks.append(
             'No slices: neither `users/` beside the results nor `HELLM_DATA` was there.'
         )
+    printed = []
+    if section.has_printed_data and not rungs:
+        printed = tables.printed(section.dataset)
     title = section.dataset.capitalize()
     if section.table != section.dataset:
         title += f', {title_of(section.table)}'
@@ -150,7 +156,7 @@ def _part(
         expectations(analysis),
         [cost.training(compared)] if compared else [],
         records,
-        [] if rungs else tables.printed(section.dataset),
+        printed,
         remarks,
     )
 

@@ -27,6 +27,8 @@ class Expectation(NamedTuple):
 def expectations(analysis: Analysis) -> list[Table]:
     """A table a source, of the models that it has and their protocol was measured."""
     found: dict[str, list[Expectation]] = {}
+    if not analysis.section.has_printed_data:
+        return []
     for model in analysis.section.models:
         for printed in printed_all(model.key, analysis.section.dataset):
             for row in analysis.tables.get(printed.protocol, []):

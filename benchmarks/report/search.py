@@ -112,8 +112,13 @@ def _best_epoch(curve: Sequence[Mapping[str, float]]) -> float:
     return max(curve, key=lambda row: row[METRIC])['epoch']
 
 
-def budgets(found: Sequence[Search]) -> Table:
-    """What was spent on choosing, and what was chosen."""
+def budgets(found: Sequence[Search], borrowed: Sequence[str] = ()) -> Table:
+    """What was spent on choosing, and what was chosen.
+
+    Args:
+        found: The searches.
+        borrowed: Recipes of the same data that were searched on others alone.
+    """
     body = []
     for search in found:
         states = Counter(trial.state for trial in search.tried)
@@ -138,7 +143,7 @@ def budgets(found: Sequence[Search]) -> Table:
     columns = ['recipe', 'data', 'budget', 'outcomes', 'spent', 'points\ntried']
     columns += [f'validation\n{METRIC}', 'chosen']
     caption = f'Validation {METRIC} chose; no test item was read by a search.'
-    caption += _equality(found) + _haste(found) + _rising(found)
+    caption += _equality(found, borrowed) + _haste(found) + _rising(found)
     return Table('Search', columns, body, caption, words={1, 2, 3, 7})
 
 
@@ -146,8 +151,13 @@ def _budget(search: Search) -> str:
     return f'{search.trials} trials of {search.minutes:g} min'
 
 
-def _equality(found: Sequence[Search]) -> str:
+def _equality(found: Sequence[Search], borrowed: Sequence[str]) -> str:
     """Whether all searches of a data set were given the same."""
+    if borrowed:
+        return (
+            f' Not searched on these data, with the settings of others: '
+            f'{", ".join(borrowed)}.'
+        )
     given: dict[str, dict[str, list[str]]] = {}
     for search in found:
         own = given.setdefault(search.dataset, {})

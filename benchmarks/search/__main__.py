@@ -1,12 +1,12 @@
 """Searches for hyper-parameters on one data set and carries them to the others.
 
     python -m benchmarks.search benchmarks/search/lightgcn.yaml --data ../data
-    python -m benchmarks.search all --trials 8 --minutes 5 --carry toys sports=15
+    python -m benchmarks.search all --trials 8 --minutes 5 --carry toys sports=10
 
 Every model gets the same number of trials of the same minutes; trials that lag behind
 the median are cut short. The winner goes to the other data sets with a third of its
 learning rate, the same and three times that, for the same minutes each or for those of
-the data set: by default 15 on Sports, where an epoch takes three times as long. Only
+the data set: by default 6 on Sports, where an epoch takes longer. Only
 the validation is read. ``benchmarks/recipes/<model>.yaml`` is the recipe that was
 found, ``benchmarks/results/search/<model>.json`` all that was tried. The same command
 goes on where a stopped or killed one was, on another machine from the latter file.
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--carry',
         nargs='*',
-        default=['toys', 'sports=15'],
+        default=['toys', 'sports=6'],
         metavar='NAME[=MINUTES]',
         help='where the winner goes',
     )

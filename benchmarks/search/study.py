@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.search import trial as trials
 from benchmarks.search.space import Space, assignments, own_point
+from hellm_pyg.assembly import default_arguments
 from hellm_pyg.config import Config, load_config, parse, to_dict
 from hellm_pyg.training.record import commit
 
@@ -39,12 +40,18 @@ class Budget(NamedTuple):
     """
 
     trials: int = 8
-    minutes: float = 5.0
+    minutes: float = 3.0
     seed: int = 0
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _whole(config: Config) -> dict[str, Any]:
+    """All values, those that are left to the model, too."""
+    model = {**default_arguments(config), **config.model}
+    return {**to_dict(config), 'model': model}
 
 
 class Search:
@@ -96,7 +103,7 @@ class Search:
         overrides = [*self.overrides, *self.space.overrides]
         task = {
             'space': self.space.values,
-            'config': to_dict(load_config(self.space.recipe, overrides)),
+            'config': _whole(load_config(self.space.recipe, overrides)),
             'minutes': self.budget.minutes,
             'seed': self.budget.seed,
         }
@@ -108,7 +115,7 @@ class Search:
             where = f'The record of {self.space.name!r} on {self.dataset}'
         if found is not None:
             old = parse(found['config'], Config, '', where)
-            for key, value in {**found, 'config': to_dict(old)}.items():
+            for key, value in {**found, 'config': _whole(old)}.items():
                 if value != task[key]:
                     raise ValueError(
                         f"{where} holds a search with another '{key}': remove it "

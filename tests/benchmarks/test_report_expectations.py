@@ -4,9 +4,18 @@ import pytest
 
 from benchmarks.report.analysis import Settings, analyse
 from benchmarks.report.cells import load
+from benchmarks.report.document import build
 from benchmarks.report.expectations import expectations
 from benchmarks.report.tables import Table
-from tests.benchmarks.fabricate import TRAIN, metrics, ranks, refit, result, write
+from tests.benchmarks.fabricate import (
+    HEADLINE,
+    TRAIN,
+    metrics,
+    ranks,
+    refit,
+    result,
+    write,
+)
 
 QUICK = Settings(resamples=50, signs=20)
 
@@ -81,6 +90,17 @@ def test_rows_of_another_protocol_are_left_out(folder: Path) -> None:
     assert three.columns[3] == 'printed\nR@20'
     assert three.rows[0][4].text == f'{tested["metrics"]["R@20"]:.4f}'
     assert 'pair' not in three.caption
+
+
+def test_nothing_is_expected_of_other_data(tmp_path: Path) -> None:
+    folder = tmp_path / 'rehearsal'
+    for key in ('drop_last', 'sample'):
+        own = {'config': {'data': {key: 1}}}
+        write(folder, result('lightgcn', ranks(400, 3, 1), **own))
+        document = build([folder], settings=QUICK)
+        (part,) = document.parts
+        assert part.expectations == part.printed == []
+        assert all(row.printed is None for row in part.analysis.tables[HEADLINE])
 
 
 def test_nothing_is_expected_of_what_nobody_has_printed(tmp_path: Path) -> None:

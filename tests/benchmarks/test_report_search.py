@@ -77,6 +77,16 @@ def test_budgets_are_compared(folder: Path) -> None:
     ) in caption
 
 
+def test_borrowed_settings_are_told(folder: Path) -> None:
+    one = load_searches(folder)[0]
+    caption = budgets([one, one._replace(name='sasrec')], ['bm3', 'freedom']).caption
+    assert 'same budget' not in caption
+    assert (
+        ' Not searched on these data, with the settings of others: bm3, freedom.'
+        in (caption)
+    )
+
+
 def test_short_trials_are_told(folder: Path) -> None:
     one = load_searches(folder)[0]
     assert 'learn fast' not in budgets([one]).caption
