@@ -13,8 +13,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from hellm_pyg.datasets.columns import NUMBER
 from hellm_pyg.datasets.frames import Frame
+from hellm_pyg.datasets.guess import guess_columns
 from hellm_pyg.datasets.table_errors import BLOCK, unreadable
 
 if TYPE_CHECKING:
@@ -79,7 +82,8 @@ def checked_file(
         raise ValueError(f"'{argument}' is not a file (got '{path}'){_beside(path)}")
     if path.stat().st_size == 0:
         raise ValueError(f"'{argument}' is an empty file (got '{path}')")
-    return path.resolve()
+    # Of a link, its own name counts: that of its target may say nothing.
+    return path.parent.resolve() / path.name
 
 
 def ending(path: Path) -> str:
@@ -191,7 +195,8 @@ def read_sequences(path: Path) -> pyarrow.Table:
     """Reads lines of ``user item item ...`` as columns ``user`` and ``item``.
 
     Raises:
-        ValueError: If no line has a user and an item.
+        ValueError: If no line has a user and an item, or the first one holds the
+            names of a table.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -205,8 +210,19 @@ def read_sequences(path: Path) -> pyarrow.Table:
     lines = lines.filter(pc.not_equal(lines, ''))
     if len(lines) == 0:
         raise ValueError(f"'{path}' has no rows")
+    _refuse_table(path, lines[0].as_py())
     parts = pc.split_pattern_regex(lines, r'\s+')
     user = pc.list_element(parts, 0)
+    repeated = len(user) - pc.count_distinct(user).as_py()
+    if repeated:
+        logger.warning(
+            '%s: %d of %d lines begin with a user that an earlier one has; sequence '
+            'text has one line a user: if this is a table, let its name end in .tsv or '
+            '.csv',
+            path,
+            repeated,
+            len(user),
+        )
     items = pc.list_slice(parts, 1)
     row = pc.list_parent_indices(items)
     if len(row) == 0:
@@ -220,6 +236,18 @@ def read_sequences(path: Path) -> pyarrow.Table:
             '%s: %d of %d lines hold a user without items', path, without, len(lines)
         )
     return pa.table({'user': user.take(row), 'item': pc.list_flatten(items)})
+
+
+def _refuse_table(path: Path, first: str) -> None:
+    for mark, marks in DELIMITERS.items():
+        names = [name.strip(' "') for name in first.split(mark)]
+        if {'user', 'item'} <= guess_columns(names).keys():
+            kind = '.tsv' if mark == '\t' else '.csv'
+            raise ValueError(
+                f"'{path}' needs lines of 'user item item ...' (got the first line "
+                f'{first[:80]!r}, which names the columns of a table, separated by '
+                f"{marks}); let its name end in '{kind}'"
+            )
 
 
 class _Header(NamedTuple):
@@ -319,7 +347,7 @@ def _read_delimited(path: Path, names: list[str]) -> pyarrow.Table:
             raise
         raise _uneven(path, options) or error from error
     if quoted:
-        _refuse_open_quote(path, every[-1], csv.ParseOptions(**options))
+        _refuse_open_quote(path, table.num_rows, delimiter)
     return table
 
 
@@ -348,26 +376,42 @@ def _uneven(path: Path, options: dict[str, Any]) -> Exception | None:
     )
 
 
-def _refuse_open_quote(path: Path, last: str, parse: csv.ParseOptions) -> None:
-    """An open quote makes one value of all that follows, which Arrow accepts."""
+def _refuse_open_quote(path: Path, num_rows: int, delimiter: str) -> None:
+    """A stray quote makes one value of the lines that follow, which Arrow accepts."""
     import pyarrow as pa
-    from pyarrow import csv
 
-    quotes = 0
+    if _filled_lines(path) <= num_rows + 1:
+        return
+    limit = standard_csv.field_size_limit(LONGEST)
+    try:
+        with pa.input_stream(path) as stream:
+            lines = io.TextIOWrapper(stream, 'utf-8-sig', 'replace', newline='')
+            rows = standard_csv.reader(lines, delimiter=delimiter, strict=True)
+            first = 1
+            for _ in rows:
+                first = rows.line_num + 1
+    except standard_csv.Error as error:
+        raise pa.ArrowInvalid(
+            f'the row of line {first} opens a quote that is never closed, or within a '
+            f'value ({error}, line {rows.line_num}); close it, or put the value in '
+            f'quotes and write the quotes within it twice'
+        ) from None
+    finally:
+        standard_csv.field_size_limit(limit)
+
+
+def _filled_lines(path: Path) -> int:
+    import pyarrow as pa
+
+    count, within = 0, False
     with pa.input_stream(path) as stream:
         while block := stream.read(BLOCK):
-            quotes += block.count(b'"')
-    if quotes % 2 == 0:
-        return
-    convert = csv.ConvertOptions(
-        include_columns=[last], column_types={last: pa.string()}
-    )
-    column = csv.read_csv(path, csv.ReadOptions(block_size=LONGEST), parse, convert)[0]
-    if '\n' in column[-1].as_py():
-        raise pa.ArrowInvalid(
-            f"row {len(column)} opens a quote in column '{last}' that is never closed "
-            f'(got {column[-1].as_py()[:40]!r} ...); close it'
-        )
+            signs = np.frombuffer(block, np.uint8)
+            filled = (signs != ord('\n')) & (signs != ord('\r'))
+            count += int(np.count_nonzero(filled[1:] & ~filled[:-1]))
+            count += bool(filled[0]) and not within
+            within = bool(filled[-1])
+    return count
 
 
 def _read_json(path: Path) -> pyarrow.Table:

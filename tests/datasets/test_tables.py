@@ -57,6 +57,16 @@ def test_the_only_delimiter_of_the_header_is_meant(tmp_path, caplog, name, mark)
     assert ('columns are taken to be separated by' in caplog.text) == (mark != usual)
 
 
+def test_quoted_line_breaks_and_quotes_within_values_are_read(tmp_path):
+    path = tmp_path / 'log.csv'
+    long = 'x\n' * 100_000
+    path.write_bytes(f'a,b\r1,"2\r3"\r\n\n4,6" x 9"\n5,"{long}"\n\n'.encode())
+    assert read_table(path).to_pydict() == {
+        'a': ['1', '4', '5'],
+        'b': ['2\r3', '6" x 9"', long],
+    }
+
+
 def test_a_header_may_hold_anything_in_quotes(tmp_path):
     path = tmp_path / 'log.csv'
     path.write_bytes(b',"the ""user""","it;em\n2"\r\n0,a,"b\nc"\r\n')
@@ -74,6 +84,7 @@ def test_read_sequences(tmp_path, caplog):
         'item': ['3', '1', 'x', '2'],
     }
     assert '1 of 4 lines hold a user without items' in caplog.text
+    assert '1 of 4 lines begin with a user that an earlier one has' in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -85,8 +96,14 @@ def test_read_sequences(tmp_path, caplog):
             'a,b\n1,2\n1,2,3\n',
             r"log.csv. cannot be read as csv: row 2 has 3 columns .*of 2.*'1,2,3'",
         ),
-        ('log.csv', 'a,b\n1,"2\n1,3\n', r"row 1 opens a quote in column 'b'.*close it"),
+        ('log.csv', 'a,b\n1,"2\n1,3\n', 'row of line 2 opens a quote.*close it'),
+        (
+            'log.csv',
+            'a,b\r\n1,2\r\n1,"6 inch\r\n1,4\r\n1,"x\r\n1,5\r\n',
+            'row of line 3 opens a quote.*, line 5.*close it',
+        ),
         ('log.csv', 'a,b\n', 'log.csv. has no rows'),
+        ('log.csv', 'a,b"c\n', 'log.csv. has no rows'),
         ('log.csv', b'a,b\n\xff,1\n', 'cannot be read as csv.*line 2 is not UTF-8'),
         ('log.parquet', 'a,b\n', 'cannot be read as parquet'),
         ('log.jsonl', 'a,b\n', 'cannot be read as jsonl'),
@@ -112,6 +129,8 @@ def test_bad_tables(tmp_path, name, text, match):
         (b'\n \n', 'has no rows'),
         (b'1\n2\n', "lines of 'user item item ...' .got a single column.*'1'"),
         (b'\xff 1\n', 'cannot be read as txt'),
+        (b'customer\tsku\tordered_at\na\tb\t1\n', "table, separated by tabs.*'.tsv'"),
+        (b'"user_id";"item_id"\n1;2\n', "table, separated by semicolons.*'.csv'"),
     ],
 )
 def test_bad_sequences(tmp_path, text, match):
@@ -126,6 +145,8 @@ def test_checked_file(tmp_path):
     (tmp_path / 'empty.csv').write_text('')
     path = checked_file(tmp_path / 'ratings.csv', 'items', ['.csv'])
     assert path == (tmp_path / 'ratings.csv').resolve()
+    (tmp_path / 'link.tsv').symlink_to(path)
+    assert checked_file(tmp_path / 'link.tsv', 'items', ['.tsv']).name == 'link.tsv'
     with pytest.raises(
         ValueError, match=r"'items' is not a file.*mean '.*/ratings.csv'"
     ):
