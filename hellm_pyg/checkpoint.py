@@ -45,21 +45,24 @@ def _discard(path: Path) -> None:
 
 
 @contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
+def atomic(path: str | Path, sweep: bool = True) -> Iterator[Path]:
     """Writes a file under another name and renames it once it is whole.
 
     If the block or the disk fails, a file that was there before stays as it was.
 
     Args:
         path: The file; missing parent folders are made.
+        sweep: Whether to remove first what killed processes have left of the file.
+            That lists the folder: where many files are written to one, call
+            :func:`discard_abandoned` once instead.
 
     Yields:
         The name to write to.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in _abandoned(path):
-        _discard(stale)
+    if sweep:
+        discard_abandoned(path.parent, path.name)
     temporary = _temporary(path)
     try:
         yield temporary
@@ -89,17 +92,24 @@ def recover_folder(path: str | Path) -> bool:
     return path.is_dir()
 
 
-def _abandoned(path: Path) -> list[Path]:
-    """What killed processes left behind; that of a live one stays."""
-    pattern = re.compile(rf'\.{re.escape(path.name)}\.(\d+)\.tmp')
-    found = [(entry, pattern.fullmatch(entry.name)) for entry in path.parent.iterdir()]
-    return [entry for entry, name in found if name and not _is_alive(int(name[1]))]
+def discard_abandoned(folder: Path, name: str | None = None) -> None:
+    """Removes what killed processes have left half-written; that of a live one stays.
+
+    Args:
+        folder: The folder.
+        name: Final name of what was being written; everything if :obj:`None`.
+    """
+    pattern = re.compile(rf'\.{".+" if name is None else re.escape(name)}\.(\d+)\.tmp')
+    for entry in list(folder.iterdir()):
+        if match := pattern.fullmatch(entry.name):
+            pid = int(match[1])
+            # Of its own number is what a former process that had it has left.
+            if pid == os.getpid() or not is_alive(pid):
+                _discard(entry)
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether another process has this number."""
-    if pid == os.getpid():  # left by one that had the number before
-        return False
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     if os.name == 'nt':  # where asking by a signal would end the process
         return True
     try:
@@ -127,8 +137,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
-    for stale in _abandoned(path):
-        _discard(stale)
+    discard_abandoned(path.parent, path.name)
     temporary, previous = _temporary(path), _previous(path)
     temporary.mkdir()
     try:

@@ -17,6 +17,7 @@ from hellm_pyg import checkpoint
 from hellm_pyg.checkpoint import (
     atomic,
     atomic_folder,
+    discard_abandoned,
     load_json,
     load_metadata,
     load_tensors,
@@ -144,8 +145,13 @@ def test_a_file_that_a_killed_process_left_is_discarded(tmp_path: Path) -> None:
     other = f'.y.json.{dead.pid}.tmp'
     for name in (f'.x.json.{dead.pid}.tmp', other):
         (tmp_path / name).touch()
+    with atomic(tmp_path / 'x.json', sweep=False) as temporary:
+        temporary.touch()
+    assert len(names(tmp_path)) == 3
     save_json(tmp_path / 'x.json', 1)
     assert names(tmp_path) == sorted([other, 'x.json'])
+    discard_abandoned(tmp_path)
+    assert names(tmp_path) == ['x.json']
 
 
 def test_recover_folder_without_one(tmp_path: Path) -> None:

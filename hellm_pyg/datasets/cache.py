@@ -11,10 +11,15 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from hellm_pyg.checkpoint import is_alive, tensor_hash
 from hellm_pyg.datasets.frames import Frame
 
 SECONDS_OF_A_DAY = 86_400
@@ -52,10 +57,10 @@ def whole_folder(final: Path, names: Sequence[str]) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     for stale in final.parent.glob('.tmp-*'):
-        # What a killed process left; a younger folder may be another's work.
-        if time.time() - stale.stat().st_mtime > SECONDS_OF_A_DAY:
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = final.parent / f'.tmp-{uuid4().hex}'
+        with contextlib.suppress(FileNotFoundError):  # another has just renamed it
+            if _is_abandoned(stale):
+                shutil.rmtree(stale, ignore_errors=True)
+    folder = final.parent / f'.tmp-{os.getpid()}-{uuid4().hex}'
     folder.mkdir()
     try:
         yield folder
@@ -70,17 +75,66 @@ def whole_folder(final: Path, names: Sequence[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _describe(value: Any) -> str:
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the contents of all files of a folder, by their paths in it."""
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    return {path.relative_to(folder).as_posix(): content_hash(path) for path in files}
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether a killed process left a folder; a young one may be of another machine."""
+    pid = folder.name.split('-')[1]
+    old = time.time() - folder.stat().st_mtime > SECONDS_OF_A_DAY
+    return old and not (pid.isdecimal() and is_alive(int(pid)))
+
+
+def _describe(value: Any, within: tuple[int, ...] = ()) -> str:
     """A text that tells transforms with other parameters apart, in any process."""
+    if id(value) in within:  # a function that calls itself, an object that holds itself
+        return '...'
+
+    def inner(part: Any) -> str:
+        return _describe(part, (*within, id(value)))
+
     if isinstance(value, (list, tuple)):
-        return f'[{", ".join(map(_describe, value))}]'
+        return f'[{", ".join(map(inner, value))}]'
     if isinstance(value, (set, frozenset)):
-        return _describe(sorted(map(_describe, value)))
+        return inner(sorted(map(inner, value)))
     if isinstance(value, Mapping):
-        return f'{{{", ".join(f"{k}: {_describe(v)}" for k, v in value.items())}}}'
+        return f'{{{", ".join(f"{k}: {inner(v)}" for k, v in value.items())}}}'
+    if isinstance(value, Tensor):
+        return tensor_hash(_dense_parts(value))
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            return inner(value.tolist())
+        digest = hashlib.sha256(value.tobytes()).hexdigest()
+        return f'{value.dtype}{value.shape}{digest}'
+    if isinstance(value, CodeType):
+        return inner((value.co_code, value.co_consts, value.co_names))
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if not isinstance(value, type) and hasattr(value, 'cache_content'):
+        return f'{type(value).__name__}{inner(value.cache_content())}'
     attributes = dict(getattr(value, '__dict__', {}))
-    if isinstance(value, FunctionType):  # two lambdas differ in their code alone
-        code = value.__code__
-        attributes['code'] = (code.co_code, code.co_consts, code.co_names)
+    if isinstance(value, FunctionType):  # two lambdas differ in what is not in a repr
+        attributes['code'] = value.__code__
+        attributes['defaults'] = value.__defaults__, value.__kwdefaults__
+        attributes['closure'] = _closure(value)
     text = re.sub(r' at 0x[0-9a-fA-F]+', '', repr(value))
-    return f'{text}{_describe(attributes)}' if attributes else text
+    return f'{text}{inner(attributes)}' if attributes else text
+
+
+def _closure(function: FunctionType) -> list[Any]:
+    contents = []
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # a name that is not bound yet
+            contents.append(cell.cell_contents)
+    return contents
+
+
+def _dense_parts(value: Tensor) -> dict[str, Tensor]:
+    if value.layout == torch.strided:
+        return {'values': value}
+    sparse = value.detach().to_sparse_coo().coalesce()
+    shape = torch.tensor(sparse.shape)
+    return {'shape': shape, 'indices': sparse.indices(), 'values': sparse.values()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hellm_pyg.checkpoint import atomic
+from hellm_pyg.checkpoint import atomic, discard_abandoned
 from hellm_pyg.datasets.image_file import (
     ENDINGS,
     MAX_PIXELS,
@@ -123,6 +123,7 @@ def fetch_images(
     require_pillow()
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    discard_abandoned(folder)
     session = _Session(
         folder,
         max_bytes,
@@ -196,7 +197,7 @@ class _Session:
         except Exception as error:  # of one odd answer, which must not end the rest
             logger.debug('%s', url, exc_info=True)
             return _Outcome('', 'failed', f"'{url}' cannot be used: {error!r}")
-        with atomic(self.folder / name) as temporary:
+        with atomic(self.folder / name, sweep=False) as temporary:
             temporary.write_bytes(content)
         return _Outcome(name, 'new')
 

@@ -16,6 +16,7 @@ from torch_geometric.transforms import BaseTransform
 from tqdm import tqdm
 
 from hellm_pyg.checkpoint import tensor_hash
+from hellm_pyg.datasets.cache import folder_hashes
 from hellm_pyg.datasets.tables import require_column
 from hellm_pyg.llm.feature_cache import cache_folder
 from hellm_pyg.llm.image_encoder import ImageEncoder
@@ -25,6 +26,9 @@ from hellm_pyg.llm.item_texts import item_texts, paper_template
 from hellm_pyg.llm.text_encoder import Pooling, TextEncoder
 from hellm_pyg.llm.text_rows import encode_item_texts
 from hellm_pyg.precision import Precision
+
+# Parameters of the transforms that do not decide what is encoded.
+VOLATILE = {'batch_size', 'device', 'cache', 'progress'}
 
 
 def encode_texts(
@@ -171,6 +175,10 @@ class TextFeatures(BaseTransform):
         )
         return x, {'template': template, **card}
 
+    def cache_content(self) -> dict[str, Any]:
+        """What the result depends on beside the data, for the key of a cache."""
+        return _decisive(self)
+
     def __repr__(self) -> str:
         return (
             f'{self.__class__.__name__}({self.encoder!r}, template={self.template!r})'
@@ -273,8 +281,18 @@ class ImageFeatures(BaseTransform):
         )
         return encode_images(paths, encoder, cache_folder(self.cache), self.progress)
 
+    def cache_content(self) -> dict[str, Any]:
+        """What the result depends on beside the data: images and encoder, as files."""
+        return _decisive(self) | {'folder': folder_hashes(checked_folder(self.folder))}
+
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}('{self.folder}', {self.encoder!r})"
+
+
+def _decisive(transform: TextFeatures | ImageFeatures) -> dict[str, Any]:
+    kept = {k: v for k, v in vars(transform).items() if k not in VOLATILE}
+    encoder = Path(transform.encoder)
+    return kept | ({'encoder': folder_hashes(encoder)} if encoder.is_dir() else {})
 
 
 def _columns(data: HeteroData) -> dict[str, Sequence[Any]]:

@@ -1,7 +1,11 @@
 import os
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 from torch_geometric.transforms import AddSelfLoops, Compose, ToUndirected
 
 from hellm_pyg.datasets.cache import content_key, whole_folder
@@ -19,6 +23,28 @@ class Silent:
 
 def double(data):
     return data
+
+
+def bound(x):
+    return lambda data: (data, x)
+
+
+def ragged(x):
+    return np.array([1, [x]], dtype=object)
+
+
+def calls_itself(k):
+    def apply(data):
+        return apply(data.coalesce(k))
+
+    return apply
+
+
+def large(x, value):
+    """The values, and other ones that print alike."""
+    other = x.clone() if isinstance(x, torch.Tensor) else x.copy()
+    other[1000] = value
+    return x, other
 
 
 def test_key_reads_contents_order_and_arguments(tmp_path):
@@ -60,6 +86,18 @@ def test_key_tells_transforms_apart():
         lambda data: data.coalesce(),
         lambda data: data.cpu(),
         lambda data: data.coalesce(1),
+        lambda data, k=1: data,
+        lambda data, k=2: data,
+        lambda data, *, k=1: data,
+        lambda data, *, k=2: data,
+        *(bound(x) for x in (1, 2, np, ragged(1), ragged(2))),
+        calls_itself(1),
+        calls_itself(2),
+        *map(Silent, large(torch.zeros(2000), 1)),
+        *map(Silent, large(torch.zeros(2000, dtype=torch.int), 1)),
+        *map(Silent, large(np.zeros(2000), 1)),
+        *map(Silent, large(np.zeros(2000, 'datetime64[s]'), 1)),
+        *(Silent(x.to_sparse()) for x in large(torch.ones(2000, 1), 2)),
     ]
     assert len(set(map(key, different))) == len(different)
 
@@ -105,10 +143,22 @@ def test_incomplete_and_stale_folders_go(tmp_path):
     final = tmp_path / 'key'
     final.mkdir()
     (final / 'b').write_text('b without a')
-    for name, age in (('.tmp-old', 90_000), ('.tmp-young', 10)):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    live = f'.tmp-{os.getppid()}-old'
+    ages = {'.tmp-old': 90_000, f'.tmp-{dead.pid}-old': 90_000, live: 90_000}
+    for name, age in (ages | {'.tmp-young': 10, f'.tmp-{dead.pid}-young': 10}).items():
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     with whole_folder(final, ['a', 'b']) as folder:
         (folder / 'a').write_text('a')
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['.tmp-young', 'key']
+    kept = [live, '.tmp-young', f'.tmp-{dead.pid}-young', 'key']
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(kept)
     assert [p.name for p in final.iterdir()] == ['a']
+
+
+def test_a_folder_that_another_process_renames_meanwhile_does_no_harm(tmp_path):
+    (tmp_path / '.tmp-1-gone').symlink_to(tmp_path / 'nowhere')
+    with whole_folder(tmp_path / 'key', ['a']) as folder:
+        (folder / 'a').write_text('a')
+    assert (tmp_path / 'key' / 'a').read_text() == 'a'

@@ -1,5 +1,7 @@
+import os
 import socket
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -57,6 +59,15 @@ def test_formats(server, tmp_path, kind):
     assert path.read_bytes() == body
     assert read_image(path).mode == 'RGB'
     assert result.missing.tolist() == [False]
+
+
+def test_what_a_killed_process_left_is_removed(server, tmp_path):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    (tmp_path / f'.a.jpg.{dead.pid}.tmp').touch()
+    (tmp_path / f'.a.jpg.{os.getppid()}.tmp').touch()
+    (file,) = get([server.add('/a.jpg', picture())], tmp_path).files
+    assert names(tmp_path) == [f'.a.jpg.{os.getppid()}.tmp', file]
 
 
 def test_pictures_of_cameras_with_several_frames(server, tmp_path):
@@ -280,7 +291,7 @@ def test_dead_host_is_given_up(tmp_path):
 def test_stops_at_once_when_the_disk_fails(server, tmp_path, monkeypatch):
     urls = [server.add(f'/{i}.jpg', picture(), pause=0.02) for i in range(50)]
 
-    def full(path):
+    def full(path, sweep):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr('hellm_pyg.datasets.images.atomic', full)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch_geometric.transforms as T
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.datasets import InteractionFiles
+from hellm_pyg.datasets.cache import content_key
 from hellm_pyg.llm import feature_cache
 from hellm_pyg.llm.features import ImageFeatures, TextFeatures, encode_texts
 from hellm_pyg.llm.text_encoder import TextEncoder
@@ -204,6 +206,27 @@ def test_image_features_by_column(clip, tmp_path):
     data = transform(data)
     torch.testing.assert_close(data['item'].x_photo, x.flip(0), equal_nan=True)
     assert set(data.feature_cards) == {'image', 'photo'}
+
+
+def test_keys_follow_the_files_that_features_are_made_of(bert, clip, tmp_path):
+    photos, encoder = tmp_path / 'photos', tmp_path / 'encoder'
+    picture(photos / 'a' / 'a.jpg', 'red')
+    shutil.copytree(bert, encoder)
+
+    def images(color, **kwargs):
+        picture(photos / 'a' / 'a.jpg', color)
+        return content_key([], {'x': ImageFeatures(photos, clip, **kwargs)})
+
+    def texts(name='minilm', **kwargs):
+        return content_key([], {'x': [TextFeatures(name, **kwargs)]})
+
+    key = images('red')
+    assert images('red', device='cpu', batch_size=1, cache=tmp_path) == key
+    other = [images('blue'), images('red', column='file'), texts(), texts(str(encoder))]
+    assert texts(bert) == other[-1]
+    (encoder / 'model.safetensors').write_bytes(b'other weights')
+    other += [texts(str(encoder)), texts(template='{title}')]
+    assert len({key, *other}) == 7
 
 
 def test_image_features_errors(clip, tmp_path):
