@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,14 @@ if TYPE_CHECKING:
 
     from hellm_pyg.datasets.ids import Id
 
+logger = logging.getLogger(__name__)
+
 # As an integer prints: '007', '+7' and '7.0' stay text. 18 digits fit int64.
 INTEGER = r'^(0|-?[1-9][0-9]{0,17})$'
 DECIMAL = r'^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$'
 NUMBER = r'^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$'
+# As a spreadsheet saves a number of more digits than its cell shows: 1.23457E+12.
+ROUNDED = r'^-?[0-9](\.[0-9]+)?E\+[0-9]{2,}$'
 # What programs write for 'nothing', in lower case.
 MISSING = ('', 'nan', 'null', 'none', '<na>', 'nat')
 MAX_ID = 1024
@@ -29,8 +35,9 @@ def encode_ids(
 ) -> tuple[list[Id], NDArray[np.int64]]:
     r"""The distinct ids of a column, ascending, and the position of each row's id.
 
-    Text whose every id is written as an integer becomes integers, in numeric
-    order; other text is ordered by code point.
+    Text is read without blanks around it and in Unicode's form NFC. If every id is
+    written as an integer, it becomes integers, in numeric order; other text is
+    ordered by code point.
 
     Args:
         column: Integers, whole floats or text, of length :math:`N`.
@@ -68,14 +75,15 @@ def _encode_numbers(
     values = (column.fill_null(0) if column.null_count else column).to_numpy()
     if values.dtype.kind == 'f':
         missing = missing | np.isnan(values)
-        values = np.where(missing, 0.0, values)
-        # Above 2^53 neighbouring integers share a float: the ids are already lost.
-        bad = (values != np.floor(values)) | (np.abs(values) > 2**53)
+        exact = exact_below(values.dtype)
+        values = np.where(missing, 0.0, values).astype(np.float64)
+        bad = (values != np.floor(values)) | (np.abs(values) >= exact)
         if bad.any():
             row = int(bad.argmax())
             raise ValueError(
                 f"'{rows.source}': column '{name}' needs integers or text as ids in "
-                f'row {row + 1} (got {values[row]})'
+                f'row {row + 1} (got {values[row]} as {column.type}, in which whole '
+                f'numbers are exact below {exact})'
             )
         values = values.astype(np.int64)
     _tell_missing(rows, missing, name, role)
@@ -108,25 +116,32 @@ def _encode_text(
     import pyarrow.compute as pc
 
     encoded = column.dictionary_encode('encode').combine_chunks()
-    texts = encoded.dictionary
-    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    plain = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
-    missing = pc.fill_null(pc.is_in(plain, pa.array(MISSING, plain.type)), True)
-    missing = missing.to_numpy(zero_copy_only=False) | null_mask(texts)
+    texts, code = _spelled_alike(encoded, name, rows)
+    missing = missing_mask(texts)
     _tell_missing(rows, missing[code], name, role)
-    broken = matches(texts, r'[\r\n]')
     long = np.asarray(pc.utf8_length(texts)) > MAX_ID
-    for bad, fault in (
-        (broken, 'has a line break within an id, or a quote is not closed,'),
-        (long, f'has an id of more than {MAX_ID} characters'),
+    mend = 'mend or remove the row'
+    for bad, fault, remedy in (
+        (
+            matches(texts, r'[\r\n]'),
+            'has a line break within an id, or a quote is not closed,',
+            mend,
+        ),
+        (long, f'has an id of more than {MAX_ID} characters', mend),
+        (
+            matches(texts, ROUNDED),
+            'has an id that a spreadsheet has rounded',
+            'take the ids as text from where they come',
+        ),
     ):
         bad = bad & ~missing
         if bad.any():
             row = int(bad[code].argmax())
-            shown = texts[code[row]].as_py()[:40]
+            shown = texts[code[row]].as_py()
+            shown = repr(shown) if len(shown) <= 40 else f'{shown[:40]!r} ...'
             raise ValueError(
                 f"'{rows.source}': column '{name}' {fault} in row {row + 1} (got "
-                f'{shown!r} ...); mend or remove the row'
+                f'{shown}); {remedy}'
             )
     present = np.flatnonzero(~missing)
     texts = texts.take(pa.array(present))
@@ -136,6 +151,29 @@ def _encode_text(
     rank = np.full(missing.size, -1)
     rank[present[order]] = np.arange(order.size)
     return texts.take(pa.array(order)).to_pylist(), rank[code]
+
+
+def _spelled_alike(
+    encoded: pyarrow.DictionaryArray, name: str, rows: RowCheck
+) -> tuple[pyarrow.Array, NDArray[np.int64]]:
+    """Texts as :func:`~hellm_pyg.datasets.ids.spelled` has them, and their codes."""
+    import pyarrow.compute as pc
+
+    given = encoded.dictionary
+    code = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    texts = pc.utf8_normalize(pc.utf8_trim_whitespace(given), 'NFC')
+    changed = np.asarray(pc.fill_null(pc.not_equal(texts, given), False))
+    changed &= ~missing_mask(texts)
+    if changed.any():
+        logger.warning(
+            "%s: %d ids of column '%s' are read without the blanks around them, and in "
+            "Unicode's form NFC",
+            rows.source,
+            changed.sum(),
+            name,
+        )
+    merged = texts.dictionary_encode('encode')
+    return merged.dictionary, merged.indices.to_numpy().astype(np.int64)[code]
 
 
 def _tell_missing(
@@ -195,13 +233,24 @@ def _needs(
     )
 
 
-def read_values(column: pyarrow.ChunkedArray, text_format: bool) -> list[Any]:
+def read_values(
+    column: pyarrow.ChunkedArray, name: str, source: object, text_format: bool
+) -> list[Any]:
     """A free column as a list: missing text is ``''``, other missing :obj:`None`.
+
+    Values are text, numbers or lists of these: times and decimals become text, and
+    what has further structure becomes JSON.
 
     Args:
         column: Any column, of length :math:`N`.
+        name: Column, for messages.
+        source: The file, for messages.
         text_format: Whether the file has no types, so that a column written
-            in integers or in numbers throughout is meant as such.
+            in integers or in numbers throughout is meant as such, if each number
+            prints as it is written.
+
+    Raises:
+        ValueError: If the column holds bytes that are no UTF-8.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -211,14 +260,45 @@ def read_values(column: pyarrow.ChunkedArray, text_format: bool) -> list[Any]:
     if text_format:
         empty = pc.equal(column, '')
         filled = pc.if_else(empty, pa.scalar(None, pa.string()), column)
-        for pattern, target in ((INTEGER, pa.int64()), (DECIMAL, pa.float64())):
-            if pc.all(pc.match_substring_regex(filled, pattern)).as_py():
-                return filled.cast(target).to_pylist()
+        if pc.all(pc.match_substring_regex(filled, INTEGER)).as_py():
+            return filled.cast(pa.int64()).to_pylist()
+        if pc.all(pc.match_substring_regex(filled, DECIMAL)).as_py():
+            written = filled.unique().drop_null().to_pylist()
+            if all(repr(float(text)) in (text, f'{text}.0') for text in written):
+                return filled.cast(pa.float64()).to_pylist()
+    if is_bytes(kind):
+        try:
+            column = column.cast(pa.large_binary()).cast(pa.large_string())
+        except pa.ArrowInvalid:
+            raise ValueError(
+                f"'{source}': column '{name}' needs text, numbers or lists of these "
+                f'(got {kind}, not UTF-8); leave it out'
+            ) from None
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
         column = column.cast(pa.string())
     if is_text(column.type):
         column = pc.fill_null(column, '')
-    return column.to_pylist()
+    values = column.to_pylist()
+    if pa.types.is_map(kind):
+        values = [
+            None if pairs is None else {str(key): value for key, value in pairs}
+            for pairs in values
+        ]
+    return values if _is_plain(column.type) else [_as_json(value) for value in values]
+
+
+def _is_plain(kind: pyarrow.DataType) -> bool:
+    import pyarrow as pa
+
+    if is_list(kind) or pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean
+    others = is_text, pa.types.is_string_view, pa.types.is_null
+    return any(is_kind(kind) for is_kind in (*numbers, *others))
+
+
+def _as_json(value: Any) -> str:
+    return '' if value is None else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def decoded(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
@@ -243,6 +323,43 @@ def is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether a type is bytes that may be no text."""
+    import pyarrow as pa
+
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
+
+
+def is_list(kind: pyarrow.DataType) -> bool:
+    """Whether a type is lists, of one length or of several."""
+    import pyarrow as pa
+
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def exact_below(dtype: np.dtype[Any]) -> int:
+    """From where on neighbouring integers share a float, so that digits are lost."""
+    return int(2 ** (np.finfo(dtype).nmant + 1))
+
+
+def missing_mask(texts: pyarrow.ChunkedArray | pyarrow.Array) -> NDArray[np.bool_]:
+    """Which texts are null or what programs write for it, of shape :math:`[N]`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    return np.asarray(pc.is_in(plain, pa.array(MISSING, plain.type))) | null_mask(texts)
 
 
 def null_mask(column: pyarrow.ChunkedArray | pyarrow.Array) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +17,11 @@ from torch import Tensor
 from hellm_pyg.checkpoint import atomic
 
 Id = int | str
+
+
+def spelled(text: str) -> str:
+    """An id as it is read from files: no blanks around it, Unicode's form NFC."""
+    return unicodedata.normalize('NFC', text.strip())
 
 
 class UnknownIdError(ValueError):
@@ -199,8 +205,12 @@ def _look_up(known: dict[Id, int], ids: Iterable[Any] | Tensor, kind: str) -> Te
 def _index_of(known: dict[Id, int], value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
-    index = known.get(value)
-    return known.get(_other_spelling(value)) if index is None else index
+    spellings = [value] if isinstance(value, int) else [value, spelled(value)]
+    for spelling in spellings:
+        for candidate in (spelling, _other_spelling(spelling)):
+            if candidate in known:
+                return known[candidate]
+    return None
 
 
 def _original(

@@ -69,10 +69,10 @@ def read_items(source: Source, item_id: str, title: str | None) -> ItemTable:
         )
     titles = None
     if title is not None and title in names:
-        values = read_values(table[title], False)
+        values = read_values(table[title], title, source, False)
         titles = ['' if value is None else str(value) for value in values]
     columns = {
-        name: read_values(table[name], is_untyped(source))
+        name: read_values(table[name], name, source, is_untyped(source))
         for name in names
         if name not in (item_id, title)
     }

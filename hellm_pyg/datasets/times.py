@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time as clock
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from hellm_pyg.datasets.columns import (
     INTEGER,
     NUMBER,
+    ROUNDED,
     decoded,
+    exact_below,
     is_text,
     matches,
+    missing_mask,
     null_mask,
 )
 from hellm_pyg.datasets.rows import RowCheck
@@ -83,15 +86,18 @@ def read_times(
             f"'time_unit' needs to be 's', 'ms', 'us', 'ns' or 'number' (got {unit!r})"
         )
     column = decoded(column)
-    null = null_mask(column)
+    kind = column.type
+    null = missing_mask(column) if is_text(kind) else null_mask(column)
     told = _Told(rows, name)
     told(null, 'is missing a value in row {row}')
-    kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         stamps = _microseconds(column.fill_null(_zero(kind)), getattr(kind, 'tz', None))
         return _calendar(Times(stamps, 'dates'), told)
     if is_text(kind):
-        number = matches(column, NUMBER)
+        rounded = matches(column, ROUNDED)
+        told(rounded, 'has a time that a spreadsheet has rounded in {where}', column)
+        null |= rounded
+        number = matches(column, NUMBER) & ~null
         if 2 * number.sum() < (~null).sum():
             return _calendar(Times(_iso(column, null, number, told), 'dates'), told)
         told(~number & ~null, 'needs a number, as other rows have, in {where}', column)
@@ -121,18 +127,21 @@ def whole_times(times: NDArray[np.generic]) -> NDArray[np.int64]:
 
 
 def read_moment(
-    value: str | int | None, unit: TimeUnit | None = None
+    value: str | int | date | None, unit: TimeUnit | None = None
 ) -> str | int | None:
-    """A moment among times since 1970: seconds, or ISO 8601 text as it is.
+    """A moment among times since 1970: seconds, or ISO 8601 text.
 
     Args:
-        value: ISO 8601 text, or a number, also as text. Without a unit, that of a
-            number is told from its size as in :func:`read_times`; 20240131 is a date.
+        value: ISO 8601 text, a date, or a number, also as text. Without a unit, that
+            of a number is told from its size as in :func:`read_times`; 20240131 is a
+            date.
         unit: Unit of a number.
     """
-    text = str(value).strip()
+    if value is None:
+        return None
+    text = value.isoformat() if isinstance(value, date) else str(value).strip()
     if not re.fullmatch(r'-?[0-9]+', text):
-        return value
+        return text
     number = int(text)
     if unit is None and _days(np.array([number]), np.array([True])) is not None:
         return text
@@ -240,6 +249,13 @@ def _whole(column: pyarrow.ChunkedArray, told: _Told) -> NDArray[Any]:
     told(bad, 'needs times that fit into 64 bits in {where}', values)
     if bad.any():
         values = np.where(bad, 0, values)
+    if values.dtype in (np.float16, np.float32):
+        lost = np.abs(values) >= exact_below(values.dtype)
+        told(
+            lost,
+            f'has lost digits as {values.dtype}, write int64, in {{where}}',
+            values,
+        )
     return values if values.dtype.kind == 'f' else values.astype(np.int64)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hellm_pyg.datasets.ids import spelled
+
 logger = logging.getLogger(__name__)
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.gif', '.webp')
@@ -32,9 +34,10 @@ def find_images(folder: str | os.PathLike[str], ids: Sequence[Any]) -> list[str]
     for name in sorted(os.listdir(folder)):
         stem, ending = os.path.splitext(name)
         if ending.lower() in ENDINGS and not name.startswith('.'):
+            stem = spelled(stem)  # some file systems take Unicode apart
             repeated += stem in names
             names.setdefault(stem, name)
-    found = [names.get(str(value), '') for value in ids]
+    found = [names.get(spelled(str(value)), '') for value in ids]
     if not any(found):
         held = f"'{next(iter(names.values()))}'" if names else 'no image'
         raise ValueError(

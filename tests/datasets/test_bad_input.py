@@ -277,8 +277,7 @@ CASES = [
     Case(
         'empty time',
         TIMED + f'1,1,{MAY}\n1,2,\n',
-        says="'{file}': column 't' needs a number, as other rows have, in row 2 "
-        ".got ''.; mend the row",
+        says="'{file}': column 't' is missing a value in row 2; mend the row",
         arguments=GIVEN,
     ),
     Case(

@@ -1,3 +1,5 @@
+import datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,6 +12,7 @@ from hellm_pyg.datasets.columns import (
     read_numbers,
     read_values,
 )
+from hellm_pyg.datasets.ids import IdMap, spelled
 from hellm_pyg.datasets.rows import RowCheck
 
 TEXT = st.text(min_size=1).filter(
@@ -44,8 +47,10 @@ def test_encoding_round_trips_in_ascending_order(values):
     kind = pa.string() if isinstance(values[0], str) else pa.int64()
     ids, code = encode(values, kind)
     assert code.dtype == np.int64
-    assert list(map(str, (ids[c] for c in code))) == list(map(str, values))
+    read = [ids[c] for c in code]
+    assert list(map(str, read)) == [spelled(str(value)) for value in values]
     assert ids == sorted(set(ids))
+    assert IdMap(ids, []).user_index(values).tolist() == code.tolist()
 
 
 def test_text_is_integers_only_if_all_of_it_is():
@@ -96,6 +101,29 @@ def test_ids_that_are_none():
         encode([float('inf'), 1.5])
     with pytest.raises(ValueError, match=r'as ids .got bool'):
         encode([True, False])
+    with pytest.raises(
+        ValueError, match=r"rounded in row 2 .got '1.23457E\+12'.; take"
+    ):
+        encode(['a', '1.23457E+12'])
+
+
+@pytest.mark.parametrize(
+    ('kind', 'exact'), [('float16', 2**11), ('float32', 2**24), ('float64', 2**53)]
+)
+def test_ids_in_floats_are_whole_or_refused(kind, exact):
+    dtype = np.dtype(kind)
+    assert encode(np.array([exact - 1, 3], dtype))[0] == [3, exact - 1]
+    with pytest.raises(ValueError, match=rf'in row 2 .*exact below {exact}'):
+        encode(np.array([3, exact + 1], dtype))
+
+
+def test_spellings_of_an_id_are_one(caplog):
+    values = ['é', ' e\u0301', 'b\u00a0', 'é\t', 'b', ' ']
+    rows = RowCheck('log.csv', 'drop', len(values))
+    ids, code = encode_ids(column(values), 'user', 'user', rows)
+    assert (ids, code.tolist()) == (['b', 'é'], [1, 1, 0, 1, 0, -1])
+    assert "3 ids of column 'user' are read without the blanks" in caplog.text
+    assert encode([' 10', '9 '])[0] == [9, 10]
 
 
 def test_numbers():
@@ -151,11 +179,36 @@ def test_ids_that_a_broken_file_gives():
 
 
 def test_free_columns():
-    assert read_values(column(['1995', '', '2001']), True) == [1995, None, 2001]
-    assert read_values(column(['1.5', '2']), True) == [1.5, 2.0]
-    assert read_values(column(['0114709', '2']), True) == ['0114709', '2']
-    assert read_values(column(['1995', '2']), False) == ['1995', '2']
-    assert read_values(column(['a', None]), False) == ['a', '']
-    assert read_values(column([1, None]), False) == [1, None]
-    assert read_values(column([['x'], []]), False) == [['x'], []]
-    assert read_values(column([0], pa.date32()), False) == ['1970-01-01']
+    def read(values, text_format=False, kind=None):
+        return read_values(column(values, kind), 'c', 'items.csv', text_format)
+
+    assert read(['1995', '', '2001'], True) == [1995, None, 2001]
+    assert read(['1.5', '2', '', '1e-05'], True) == [1.5, 2.0, None, 1e-05]
+    for text in ('0114709', '5.10', '1e5', '1e500', '12345678901234567890'):
+        assert read([text, '2.5'], True) == [text, '2.5']
+    assert read(['1995', '2']) == ['1995', '2']
+    assert read(['a', None]) == ['a', '']
+    assert read([1, None]) == [1, None]
+    assert read([['x'], []]) == [['x'], []]
+    assert read([[[1.5], None], None]) == [[[1.5], None], None]
+    assert read([0], kind=pa.date32()) == ['1970-01-01']
+    assert read([b'\xc3\xbc', None], kind=pa.binary()) == ['ü', '']
+    assert read([b'ab'], kind=pa.binary(2)) == ['ab']
+    with pytest.raises(ValueError, match=r"'items.csv': column 'c' .*got binary, not"):
+        read([b'\xff'], kind=pa.binary())
+
+
+def test_structured_columns_become_json():
+    def read(values, kind):
+        return read_values(column(values, kind), 'details', 'items.jsonl', False)
+
+    day, days = datetime.date(2024, 5, 1), pa.list_(pa.date32())
+    assert read([{}, None], pa.struct([])) == ['{}', '']
+    assert read([{'ü': day}], pa.struct([('ü', pa.date32())])) == [
+        '{"ü": "2024-05-01"}'
+    ]
+    for key in (pa.string(), pa.date32()):
+        kind = pa.map_(key, pa.int64())
+        given = {pa.string(): 'size', pa.date32(): day}[key]
+        assert read([[(given, 4)], None], kind) == [f'{{"{given}": 4}}', '']
+    assert read([[day], []], days) == ['["2024-05-01"]', '[]']

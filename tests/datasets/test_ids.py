@@ -63,6 +63,8 @@ def test_integers_and_strings_are_different_ids_with_a_fallback():
     assert both.user_index([1, '1']).tolist() == [0, 1]
     assert both.item_index(['007', 7, '7']).tolist() == [0, 1, 1]
     assert IdMap(['42'], [0]).user_index([42]).tolist() == [0]
+    assert IdMap(['é', ' é'], [7]).user_index([' é', 'e\u0301 ']).tolist() == [1, 0]
+    assert both.item_index([' 7 ', '007\t']).tolist() == [1, 0]
     with pytest.raises(UnknownIdError, match="'07'"):
         both.item_index(['07'])
 

@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -89,11 +89,15 @@ def day(days):
 
 BAD = [
     (['2014-01-01', 'soon', '2014-01-02'], r"ISO 8601 time in row 2 .got 'soon'"),
-    (['2014-01-01', '', '2014-01-02'], r"ISO 8601 time in row 2 .got ''"),
+    (['2014-01-01', '', '2014-01-02'], 'missing a value in row 2'),
+    (['1', ' NULL'], 'missing a value in row 2'),
+    (['1.71452E+12', f'{MAY}000'], "spreadsheet has rounded in row 1 .got '1.71452E"),
+    (np.array([5, MAY], 'float32'), 'lost digits as float32, write int64, in row 2'),
+    (np.array([5, 20240131], 'float32'), 'lost digits .* in row 2 .got 20240132'),
     (['1', '2', 'x'], r"a number, as other rows have, in row 3 .got 'x'"),
     (['1', '2014-01-01'], r"in row 2 .got '2014-01-01'"),
     (['2014-01-01', '1', '2014-01-01'], r"8601 time, as other rows.* row 2 .got '1'"),
-    (['1', ''], r"in row 2 .got ''"),
+    (['1', ''], 'missing a value in row 2'),
     ([1, None], 'missing a value in row 2'),
     (['2014-01-01', None], 'missing a value in row 2'),
     ([1.0, float('inf')], 'finite number in row 2 .got inf'),
@@ -141,6 +145,13 @@ def test_mixed_units_are_refused(unit, policy):
         read([MAY, MAY * 1000, MAY], unit=unit, policy=policy)
 
 
+@pytest.mark.parametrize('good', [str(MAY), '2024-05-01', '20240501'])
+def test_blanks_have_no_part_in_what_the_others_are_read_as(good):
+    got, rows = read(['', 'NaN', good, ' '], policy='drop')
+    assert whole_times(got.value)[rows.kept].tolist() == [MAY]
+    assert rows.dropped == {'unreadable time': 3}
+
+
 def test_bad_columns_and_arguments():
     with pytest.raises(ValueError, match=r"column 'time' needs .* as times .got bool"):
         read([True])
@@ -164,6 +175,8 @@ def test_bad_columns_and_arguments():
         ('20240501', None, '20240501'),
         (20240501, None, '20240501'),
         ('2024-05-01', 'ms', '2024-05-01'),
+        (date(2024, 5, 1), None, '2024-05-01'),
+        (datetime(2024, 5, 1, 12, tzinfo=UTC), 's', '2024-05-01T12:00:00+00:00'),
         (None, None, None),
     ],
 )

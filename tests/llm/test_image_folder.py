@@ -13,6 +13,11 @@ def test_files_named_by_ids(tmp_path, caplog):
     assert '1 images are passed over' in caplog.text
 
 
+def test_names_that_a_file_system_has_taken_apart(tmp_path):
+    (tmp_path / 'e\u0301.jpg').touch()
+    assert find_images(tmp_path, ['é', 'e']) == ['e\u0301.jpg', '']
+
+
 def test_a_folder_without_files_of_the_items(tmp_path):
     with pytest.raises(ValueError, match=r"'a\.jpg' \(got .* with no image\)"):
         find_images(tmp_path, ['a'])
