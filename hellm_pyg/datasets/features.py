@@ -76,12 +76,21 @@ def _check_items(path: Path, items: Sequence[Any], rows_of: str, where: str) -> 
 
     with safe_open(path, 'pt') as file:
         header = (file.metadata() or {}).get('features')
-    if header and json.loads(header).get('items') not in (None, items_hash(items)):
+    if _items_of(header) not in (None, items_hash(items)):
         raise ValueError(
             f'{where} was made for another catalogue, or for its items in another '
             f'order (got other ids in its header than {rows_of}): encode it again '
             "with 'hellm features'"
         )
+
+
+def _items_of(header: str | None) -> str | None:
+    """The hash that the header of another program's file does not have."""
+    try:
+        content = json.loads(header or '{}')
+    except ValueError:
+        return None
+    return content.get('items') if isinstance(content, dict) else None
 
 
 def _check_values(x: Tensor, where: str) -> None:
@@ -107,6 +116,11 @@ def _read_numpy(path: Path, where: str) -> Tensor:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f'{where} cannot be read: {error}') from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f'{where} needs one matrix (got an archive of several arrays, .npz); save '
+            f"it with 'numpy.save'"
+        )
     if array.dtype.kind not in 'fiub':
         raise ValueError(f'{where} needs numbers (got {array.dtype})')
     with np.errstate(over='ignore'):

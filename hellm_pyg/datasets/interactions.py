@@ -30,6 +30,7 @@ from hellm_pyg.datasets.tables import (
     as_source,
     checked_file,
     ending,
+    printable,
 )
 from hellm_pyg.datasets.times import TimeUnit
 
@@ -50,7 +51,8 @@ class InteractionFiles(CachedGraph):
     original ones in ascending order: numeric order if all are integers, otherwise
     the order of strings. :attr:`ids` translates. A column of text holds integers if
     each of its ids is written as one; a single other one (:obj:`A7`, or :obj:`012`
-    for its zero) makes all of them text, :obj:`12` included.
+    for its zero) makes all of them text, :obj:`12` included. Blanks around an id are no
+    part of it, and equal letters are equal in every form of Unicode.
 
     The processed data lie in :obj:`root`, in a folder named by the SHA-256 of the
     contents of all files, the arguments and :obj:`pre_transform`: other input
@@ -294,7 +296,7 @@ class InteractionFiles(CachedGraph):
             'files': [
                 {
                     'argument': argument,
-                    'file': source.name if isinstance(source, Path) else None,
+                    'file': _file_name(source),
                     'sha256': content_hash(source),
                 }
                 for argument, source in self._inputs.items()
@@ -390,6 +392,10 @@ def _modality(name: str) -> str:
             f"'features' needs modality names of letters, digits and '_' (got {name!r})"
         )
     return name
+
+
+def _file_name(source: Source) -> str | None:
+    return printable(source.name) if isinstance(source, Path) else None
 
 
 def _name(path: Source) -> str:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hellm_pyg.datasets.tables import printable
+
 # Entries of a data set's report that are arguments.
 SETTINGS = ('columns', 'min_count', 'min_length', 'min_rating')
 
@@ -60,7 +62,11 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    return {'name': path.name, 'bytes': path.stat().st_size, 'sha256': digest}
+    return {
+        'name': printable(path.name),
+        'bytes': path.stat().st_size,
+        'sha256': digest,
+    }
 
 
 def table_provenance(report: Mapping[str, Any], **known: Any) -> Provenance:

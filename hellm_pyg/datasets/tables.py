@@ -52,7 +52,13 @@ def as_source(
         ValueError: If it is neither, or the file is refused.
     """
     if isinstance(value, str | os.PathLike):
-        return checked_file(Path(value), argument, endings)
+        path = checked_file(Path(value), argument, endings)
+        if (shown := printable(str(path))) != str(path):
+            raise ValueError(
+                f"'{argument}' needs names in UTF-8, by which Arrow opens files (got "
+                f"'{shown}'); rename the file or its folder"
+            )
+        return path
     return Frame(value, argument)
 
 
@@ -89,6 +95,11 @@ def checked_file(
 def ending(path: Path) -> str:
     """The ending that names the format: of ``a.csv.gz`` it is ``.csv``."""
     return Path(path.name.lower().removesuffix('.gz')).suffix
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written: bytes that are none are replaced."""
+    return os.fsencode(name).decode('utf-8', 'replace')
 
 
 def is_untyped(source: Source) -> bool:

@@ -48,7 +48,8 @@ def encode_features(
         out: The file; ends in ``.safetensors``.
         items: CSV, TSV, Parquet or JSON lines.
         item_id: Column of the ids.
-        title: Column of the titles, which templates name ``{title}``, too.
+        title: Column of the titles, which templates name ``{title}``, too, where no
+            other column has this name.
         text: Template, see :class:`~hellm_pyg.llm.TextFeatures`.
         encoder: Text encoder; ``'minilm'`` if :obj:`None`, but no text is encoded
             where images are and neither ``text`` nor ``encoder`` is given.
@@ -107,8 +108,8 @@ def encode_features(
 
 
 def _columns(table: ItemTable, item_id: str, title: str | None) -> dict[str, Any]:
-    """All columns by their own names, and the titles as ``'title'``."""
+    """All columns by their own names, and the titles as ``'title'`` if none has it."""
     columns: dict[str, Any] = {item_id: table.ids, **table.columns}
     if table.titles is not None and title is not None:
-        columns |= {title: table.titles, 'title': table.titles}
+        columns = {'title': table.titles} | columns | {title: table.titles}
     return columns

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hellm_pyg.datasets.image_file import ImageError, read_image, require_pillow
+from hellm_pyg.datasets.tables import printable
 from hellm_pyg.llm.feature_cache import Advance, cached_rows
 from hellm_pyg.llm.image_encoder import ImageEncoder
 
@@ -180,7 +181,7 @@ def _missing(
     return {
         'missing': reasons.total(),
         'reasons': dict(sorted(reasons.items())),
-        'problems': [str(error) for error in problems.values()][:MAX_SHOWN],
+        'problems': [printable(str(e)) for e in problems.values()][:MAX_SHOWN],
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 
 from hellm_pyg.config import DataConfig
@@ -27,8 +28,8 @@ def prepare_amazon(
     template: str = TEMPLATE,
     encoding: Encoding | None = None,
     min_count: int = 5,
-    val_from: str | int | None = None,
-    test_from: str | int | None = None,
+    val_from: str | int | date | None = None,
+    test_from: str | int | date | None = None,
     sha256: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Makes a category of Amazon's products a folder that recipes read.

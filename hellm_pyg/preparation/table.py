@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,8 +51,8 @@ def prepare_table(
     min_rating: float | None = None,
     min_count: int = 0,
     min_length: int = 0,
-    val_from: str | int | None = None,
-    test_from: str | int | None = None,
+    val_from: str | int | date | None = None,
+    test_from: str | int | date | None = None,
     time_unit: TimeUnit | None = None,
     bad_rows: Literal['refuse', 'drop'] = 'refuse',
     name: str | None = None,
@@ -89,7 +90,7 @@ def prepare_table(
         min_count: Users and items with fewer interactions are dropped (k-core).
         min_length: Users with fewer interactions are dropped.
         val_from: Validation begins here; with ``test_from`` a hold-out by date
-            in place of leave-one-out. ISO 8601, or a number in ``time_unit``;
+            in place of leave-one-out. ISO 8601, a date, or a number in ``time_unit``;
             without one, a number since 1970 is told from its size as the times
             are, and 20240131 is a date.
         test_from: The test begins here.
@@ -210,7 +211,10 @@ def _readable(source: Source) -> Any:
 
 
 def _moment(
-    name: str, value: str | int | None, report: Mapping[str, Any], unit: TimeUnit | None
+    name: str,
+    value: str | int | date | None,
+    report: Mapping[str, Any],
+    unit: TimeUnit | None,
 ) -> str | int | None:
     """A date of a hold-out, as a number where the times are numbers."""
     if value is None:
@@ -223,8 +227,8 @@ def _moment(
     if report['time']['unit'] == 's':
         return read_moment(value, unit)
     try:
-        return int(value)
-    except ValueError:
+        return int(value)  # type: ignore[arg-type]  # a date is refused, too
+    except (TypeError, ValueError):
         raise ValueError(
             f"'{name}' needs an integer, as the times of these interactions are (got "
             f'{value!r})'

@@ -115,3 +115,17 @@ def test_a_header_tells_whose_rows_they_are(tmp_path):
         else:
             with pytest.raises(ValueError, match=r'another catalogue, or .* order'):
                 read(path)
+
+
+@pytest.mark.parametrize('header', ['clip', '["a"]', 'NaN'])
+def test_a_header_of_another_program_says_nothing(tmp_path, header):
+    path = tmp_path / 'x.safetensors'
+    save_file({'image': torch.from_numpy(X)}, path, {'features': header})
+    assert torch.equal(read(path), torch.from_numpy(X))
+
+
+def test_an_archive_of_arrays_is_no_matrix(tmp_path):
+    np.savez(tmp_path / 'x.npz', x=X)
+    (tmp_path / 'x.npz').rename(tmp_path / 'x.npy')
+    with pytest.raises(ValueError, match=r"'image'.*x\.npy.*needs one matrix .*npz"):
+        read(tmp_path / 'x.npy')

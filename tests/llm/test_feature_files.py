@@ -27,8 +27,8 @@ def shop(tmp_path_factory):
 def encode(shop, out, **arguments):
     return encode_features(
         out,
-        shop / 'items.csv',
         **{
+            'items': shop / 'items.csv',
             'item_id': 'sku',
             'title': 'name',
             'encoder': str(shop / 'bert'),
@@ -71,6 +71,18 @@ def test_texts_and_images_in_a_file_that_data_sets_read(shop, tmp_path):
         torch.testing.assert_close(
             data['item'][f'x_{name}'], x[rows], rtol=0, atol=0, equal_nan=True
         )
+
+
+def test_a_column_named_title_is_not_replaced(shop, tmp_path):
+    items = tmp_path / 'items.csv'
+    items.write_text('sku,name,title\n7,red,blue hat\n8,red,red shoe\n')
+    x = []
+    for title in ('name', 'title'):
+        out = tmp_path / f'{title}.safetensors'
+        encode(shop, out, items=items, title=title, text='{title}')
+        x.append(load_tensors(out)['text'])
+    assert torch.equal(*x)
+    assert not torch.equal(x[0][0], x[0][1])
 
 
 def test_what_is_encoded(shop, tmp_path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,37 @@ def test_hold_out_by_date(tmp_path: Path) -> None:
     assert build_data(config)[0].fingerprint == prepared.data.fingerprint
 
 
+def test_dates_of_pythons_own(tmp_path: Path) -> None:
+    dates = {'val_from': date(2024, 2, 15), 'test_from': datetime(2024, 2, 25)}
+    prepared = prepare(tmp_path, **dates)
+    config = load_config('sasrec', [f'dataset={prepared.folder}']).data
+    assert (config.val_from, config.test_from) == ('2024-02-15', '2024-02-25T00:00:00')
+
+
+def test_names_of_bytes_that_are_no_text(tmp_path: Path) -> None:
+    odd = os.fsdecode(b'\xe9.npy')
+    with (tmp_path / odd).open('wb') as file:
+        np.save(file, np.ones((NUM_ITEMS, 3)))
+    prepared = prepare(tmp_path, features={'image': tmp_path / odd})
+    assert card(prepared)['files'][-1]['name'] == '\ufffd.npy'
+    orders, _ = write_orders(tmp_path)
+    orders = orders.rename(tmp_path / os.fsdecode(b'\xe9.csv'))
+    with pytest.raises(ValueError, match=r'needs names in UTF-8.*�\.csv'):
+        prepare_table(tmp_path / 'other', orders)
+
+
+@pytest.mark.parametrize('details', [{}, {'made': {'in': 'Zürich'}, 'sizes': [1]}])
+def test_columns_with_structure(tmp_path: Path, details: dict[str, Any]) -> None:
+    log = pa.table({'user': [1, 1, 1], 'item': list('abc')})
+    rows = [{'item': item, 'title': item, 'details': details} for item in 'abc']
+    (tmp_path / 'items.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    prepared = prepare_table(
+        tmp_path / 'ready', log, items=tmp_path / 'items.jsonl', text=''
+    )
+    written = parquet.read_table(prepared.folder / 'items.parquet')
+    assert list(map(json.loads, written['details'].to_pylist())) == [details] * 3
+
+
 def test_dates_of_times_that_are_numbers(tmp_path: Path) -> None:
     rows = [f'{u},{i},{10 * i}' for u in range(4) for i in range(5)]
     (tmp_path / 'log.csv').write_text('\n'.join(['user,item,time', *rows]) + '\n')
@@ -237,11 +270,15 @@ def test_dates_of_times_that_are_numbers(tmp_path: Path) -> None:
     )
     assert prepared.data['user'].val_item.tolist() == [3] * 4
     assert prepared.data['user'].test_item.tolist() == [4] * 4
-    arguments['val_from'] = '2024-01-01'
-    with pytest.raises(ValueError, match=r"needs an integer, .*'2024-01-01'"):
-        prepare_table(
-            tmp_path / 'other', tmp_path / 'log.csv', time_unit='number', **arguments
-        )
+    for day in ('2024-01-01', date(2024, 1, 1)):
+        arguments['val_from'] = day
+        with pytest.raises(ValueError, match=r'needs an integer, .*2024\D+0?1\D+0?1'):
+            prepare_table(
+                tmp_path / 'other',
+                tmp_path / 'log.csv',
+                time_unit='number',
+                **arguments,
+            )
     assert not (tmp_path / 'other').exists()
 
 
