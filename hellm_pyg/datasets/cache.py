@@ -75,12 +75,6 @@ def whole_folder(final: Path, names: Sequence[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def folder_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the contents of all files of a folder, by their paths in it."""
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
-    return {path.relative_to(folder).as_posix(): content_hash(path) for path in files}
-
-
 def _is_abandoned(folder: Path) -> bool:
     """Whether a killed process left a folder; a young one may be of another machine."""
     pid = folder.name.split('-')[1]

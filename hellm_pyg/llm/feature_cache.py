@@ -47,6 +47,17 @@ def cache_key(settings: Mapping[str, Any], content: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the contents of all files of a folder, by their paths in it."""
+    hashes = {}
+    for path in sorted(folder.rglob('*')):
+        if path.is_file():
+            with path.open('rb') as file:
+                digest = hashlib.file_digest(file, 'sha256')
+            hashes[path.relative_to(folder).as_posix()] = digest.hexdigest()
+    return hashes
+
+
 def cached_rows(
     folder: Path,
     settings: Mapping[str, Any],

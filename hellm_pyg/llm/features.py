@@ -16,9 +16,8 @@ from torch_geometric.transforms import BaseTransform
 from tqdm import tqdm
 
 from hellm_pyg.checkpoint import tensor_hash
-from hellm_pyg.datasets.cache import folder_hashes
 from hellm_pyg.datasets.tables import require_column
-from hellm_pyg.llm.feature_cache import cache_folder
+from hellm_pyg.llm.feature_cache import cache_folder, folder_hashes
 from hellm_pyg.llm.image_encoder import ImageEncoder
 from hellm_pyg.llm.image_folder import checked_folder, find_images, image_paths
 from hellm_pyg.llm.image_rows import encode_images
