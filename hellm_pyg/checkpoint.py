@@ -7,15 +7,21 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+# Another machine, which a folder may be shared with, has other processes.
+HOST = re.sub(r'\W', '-', socket.gethostname())
+_writing: set[str] = set()  # names of what this process is writing now
 
 Shape = Tensor | tuple[int, ...]
 
@@ -32,8 +38,15 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside a path that no other writer has."""
+    name = f'.{path.name}.{HOST}.{os.getpid()}.{token_hex(4)}.tmp'
+    _writing.add(name)
+    try:
+        yield path.with_name(name)
+    finally:
+        _writing.discard(name)
 
 
 def _discard(path: Path) -> None:
@@ -63,16 +76,16 @@ def atomic(path: str | Path, sweep: bool = True) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if sweep:
         discard_abandoned(path.parent, path.name)
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-    except BaseException as error:
-        _discard(temporary)
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(path)  # a full disk names no file by itself
-        raise
+    with _temporary(path) as temporary:
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+        except BaseException as error:
+            _discard(temporary)
+            if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+                error.filename = str(path)  # a full disk names no file by itself
+            raise
     _sync(path.parent)
 
 
@@ -93,18 +106,20 @@ def recover_folder(path: str | Path) -> bool:
 
 
 def discard_abandoned(folder: Path, name: str | None = None) -> None:
-    """Removes what killed processes have left half-written; that of a live one stays.
+    """Removes what killed processes of this machine have left half-written.
 
     Args:
         folder: The folder.
         name: Final name of what was being written; everything if :obj:`None`.
     """
-    pattern = re.compile(rf'\.{".+" if name is None else re.escape(name)}\.(\d+)\.tmp')
+    final = '.+' if name is None else re.escape(name)
+    pattern = re.compile(rf'\.{final}\.{re.escape(HOST)}\.(\d+)\.[0-9a-f]{{8}}\.tmp')
     for entry in list(folder.iterdir()):
         if match := pattern.fullmatch(entry.name):
             pid = int(match[1])
-            # Of its own number is what a former process that had it has left.
-            if pid == os.getpid() or not is_alive(pid):
+            # A former process may have had the number of this one.
+            own = pid == os.getpid()
+            if entry.name not in _writing if own else not is_alive(pid):
                 _discard(entry)
 
 
@@ -138,21 +153,22 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(path)
     discard_abandoned(path.parent, path.name)
-    temporary, previous = _temporary(path), _previous(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for entry in sorted(temporary.rglob('*')):
-            _sync(entry)
-        _sync(temporary)
-        _discard(previous)
-        if path.exists():
-            os.rename(path, previous)
-        os.rename(temporary, path)
-    except BaseException:
-        _discard(temporary)
-        recover_folder(path)
-        raise
+    previous = _previous(path)
+    with _temporary(path) as temporary:
+        temporary.mkdir()
+        try:
+            yield temporary
+            for entry in sorted(temporary.rglob('*')):
+                _sync(entry)
+            _sync(temporary)
+            _discard(previous)
+            if path.exists():
+                os.rename(path, previous)
+            os.rename(temporary, path)
+        except BaseException:
+            _discard(temporary)
+            recover_folder(path)
+            raise
     _sync(path.parent)
     _discard(previous)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hellm_pyg import checkpoint
 from hellm_pyg.checkpoint import (
+    HOST,
     atomic,
     atomic_folder,
     discard_abandoned,
@@ -127,23 +128,39 @@ with checkpoint.atomic_folder(path) as folder:
     assert names(tmp_path) == ['state']
 
 
+def left(name: str, pid: int) -> str:
+    """The name of what a process has left half-written."""
+    return f'.{name}.{HOST}.{pid}.0123abcd.tmp'
+
+
 def test_what_a_live_process_writes_is_not_discarded(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    live, other = f'.shop.{os.getppid()}.tmp', f'.shop.v2.{dead.pid}.tmp'
-    stale = f'.shop.{dead.pid}.tmp'
-    for name in (live, other, stale, f'.shop.{os.getpid()}.tmp'):
+    live, other = left('shop', os.getppid()), left('shop.v2', dead.pid)
+    elsewhere = left('shop', dead.pid).replace(HOST, 'another-machine')
+    for name in (live, other, elsewhere):
         (tmp_path / name).mkdir()
+    for pid in (dead.pid, os.getpid()):
+        (tmp_path / left('shop', pid)).mkdir()
     with atomic_folder(tmp_path / 'shop') as folder:
         (folder / 'file').touch()
-    assert names(tmp_path) == sorted([live, other, 'shop'])
+    assert names(tmp_path) == sorted([live, other, elsewhere, 'shop'])
+
+
+def test_writers_of_one_file_leave_each_other_alone(tmp_path: Path) -> None:
+    with atomic(tmp_path / 'x.json') as first:
+        first.write_text('1')
+        save_json(tmp_path / 'x.json', 2)
+        assert load_json(tmp_path / 'x.json') == 2
+    assert load_json(tmp_path / 'x.json') == 1
+    assert names(tmp_path) == ['x.json']
 
 
 def test_a_file_that_a_killed_process_left_is_discarded(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    other = f'.y.json.{dead.pid}.tmp'
-    for name in (f'.x.json.{dead.pid}.tmp', other):
+    other = left('y.json', dead.pid)
+    for name in (left('x.json', dead.pid), other):
         (tmp_path / name).touch()
     with atomic(tmp_path / 'x.json', sweep=False) as temporary:
         temporary.touch()

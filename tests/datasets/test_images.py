@@ -9,6 +9,7 @@ from io import BytesIO
 
 import pytest
 
+from hellm_pyg.checkpoint import HOST
 from hellm_pyg.datasets.image_file import ImageError, decode_image, read_image
 from hellm_pyg.datasets.images import HOST_FAILURES, fetch_images
 
@@ -64,10 +65,13 @@ def test_formats(server, tmp_path, kind):
 def test_what_a_killed_process_left_is_removed(server, tmp_path):
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
-    (tmp_path / f'.a.jpg.{dead.pid}.tmp').touch()
-    (tmp_path / f'.a.jpg.{os.getppid()}.tmp').touch()
+    stale, live = (
+        f'.a.jpg.{HOST}.{pid}.0123abcd.tmp' for pid in (dead.pid, os.getppid())
+    )
+    for name in (stale, live):
+        (tmp_path / name).touch()
     (file,) = get([server.add('/a.jpg', picture())], tmp_path).files
-    assert names(tmp_path) == [f'.a.jpg.{os.getppid()}.tmp', file]
+    assert names(tmp_path) == [live, file]
 
 
 def test_pictures_of_cameras_with_several_frames(server, tmp_path):
