@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
@@ -13,6 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hellm_pyg.llm import prefix_attention
+
+logger = logging.getLogger(__name__)
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -63,6 +66,11 @@ def adapt(
             raise ValueError(
                 "'lora' needs an 'llm' without an adapter (got a PeftModel); give one "
                 'of the two'
+            )
+        if not any(parameter.requires_grad for parameter in llm.parameters()):
+            logger.warning(
+                "'llm' has an adapter that is not trained; to train it, load it with "
+                'PeftModel.from_pretrained(..., is_trainable=True)'
             )
         return _prepared(llm)
     llm.requires_grad_(False)

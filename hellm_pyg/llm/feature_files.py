@@ -73,7 +73,13 @@ def encode_features(
     out = Path(out).expanduser()
     if out.suffix != ENDING:
         raise ValueError(f"'out' needs to end in '{ENDING}' (got '{out}')")
-    table = read_items(checked_file(Path(items), 'items', list(TABLES)), item_id, title)
+    source, card = checked_file(items, 'items', list(TABLES)), out.with_suffix('.json')
+    if card.exists() and card.samefile(source):
+        raise ValueError(
+            f"'out' needs another name than the table of items, which '{card}', the "
+            f"file of the cards, would replace (got '{out}')"
+        )
+    table = read_items(source, item_id, title)
     columns = _columns(table, item_id, title)
     features: dict[str, Tensor] = {}
     cards: dict[str, dict[str, Any]] = {}
@@ -103,7 +109,7 @@ def encode_features(
     # One entry: the order of several differs from call to call.
     header = json.dumps({'items': items_hash(table.ids), 'cards': cards})
     save_tensors(out, features, {'features': header})
-    save_json(out.with_suffix('.json'), cards)
+    save_json(card, cards)
     return cards
 
 

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hellm_pyg.llm.adapter import base_model
+from hellm_pyg.llm.adapter import arithmetic, base_model
 from hellm_pyg.llm.prefix import GraphPrefix
 from hellm_pyg.llm.prefix_slots import rotate
 from hellm_pyg.llm.prompt import Prompt
@@ -92,6 +92,13 @@ def check_backbone(llm: PreTrainedModel | PeftModel) -> None:
             f"'llm' needs attention that goes through transformers' AttentionInterface "
             f'(got {kind}): use LLaMA, Mistral, Qwen, Gemma or one like them'
         )
+    softcap = getattr(base.config, 'attn_logit_softcapping', None)
+    if softcap is not None:
+        raise ValueError(
+            f"'llm' needs attention whose logits are plain products (got {kind} with "
+            f'attn_logit_softcapping={softcap}): use LLaMA, Mistral, Qwen or one like '
+            f'them'
+        )
     if isinstance(llm, PeftModel):
         if list(llm.peft_config) != ['default']:
             raise ValueError(
@@ -107,6 +114,40 @@ def check_backbone(llm: PreTrainedModel | PeftModel) -> None:
         raise ValueError(
             f"'llm' carries the adapter of another model already (got {kind}): load "
             f'the backbone once more'
+        )
+
+
+@torch.no_grad()
+def check_causality(llm: PreTrainedModel | PeftModel) -> None:
+    """Refuses backbones in which a position sees what follows it, its target."""
+    base = base_model(llm)
+    if base.device.type == 'meta':
+        return
+    # Small, as embeddings are: large ones would outweigh what the layers add.
+    shape = (4, base.config.hidden_size)
+    x = 0.1 * torch.randn(shape, generator=torch.Generator(), device='cpu')
+    rows = torch.stack([x[:3], x[[0, 1, 3]]])
+    position = torch.arange(3, device=base.device).expand(2, 3)
+    training = [module for module in llm.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with arithmetic(base.device, base.dtype):
+            states = llm(
+                inputs_embeds=rows.to(base.device, base.dtype),
+                attention_mask=torch.ones_like(position),
+                position_ids=position,
+                use_cache=False,
+            ).last_hidden_state
+    finally:
+        for module in training:
+            module.training = True
+    first, other = states[:, 0].float()
+    if (first - other).norm() > torch.finfo(base.dtype).eps ** 0.75 * first.norm():
+        raise ValueError(
+            f"'llm' needs causal attention with scope='causal' (got "
+            f'{type(base).__name__}, in which positions see those behind them, their '
+            f"targets): use a decoder, or scope='user'"
         )
 
 

@@ -43,7 +43,7 @@ def project_slots(
         slots, what makes these of them.
 
     Raises:
-        ValueError: If the prefix fits neither layer nor batch.
+        ValueError: If the prefix fits neither layer nor batch, or an adapter is merged.
     """
     B, _, T, d = query.shape
     if layer >= prefix.num_layers:
@@ -78,6 +78,12 @@ def project_slots(
             None,
         ),
     ):
+        if getattr(projection, 'merged', False):  # slots pass by adapters
+            raise ValueError(
+                f"'prefix' needs projections without their adapter (got "
+                f'{type(module).__name__} with {projection.merged_adapters} merged '
+                f'into them); call unmerge_adapter()'
+            )
         linear, bias = without_bias(cast(torch.nn.Module, projection))
         row = linear(slot[layer].to(dtype)).to(dtype).unflatten(-1, (-1, d))
         states = linear(state.to(dtype)).to(dtype).unflatten(-1, (-1, d))

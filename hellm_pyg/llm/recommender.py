@@ -30,6 +30,7 @@ from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
 from hellm_pyg.llm.parts import (
     check_backbone,
+    check_causality,
     check_names,
     check_prefix,
     check_prompt,
@@ -167,6 +168,8 @@ class LLMRecommender(nn.Module):
         self.prefix = prefix
         if prefix is not None:
             check_prefix(prefix, self.llm, self.tables, prefix_embedding, scope)
+        if scope == 'causal':
+            check_causality(self.llm)
         self.smoothing = smoothing
         self.head = ItemHead(
             head,
@@ -400,6 +403,8 @@ class LLMRecommender(nn.Module):
         return batch.position >= (batch.length - self.max_len)[batch.batch]
 
     def _truncate(self, batch: SequenceBatch) -> SequenceBatch:
+        if batch.batch_size == 0:
+            raise ValueError("'batch' needs at least one row (got 0)")
         if int(batch.length.max()) <= self.max_len:
             return batch
         keep = self._kept(batch)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from hellm_pyg.llm.adapter import (
     adapt,
@@ -31,6 +31,14 @@ def test_without_lora_nothing_trains():
 def test_an_adapter_that_is_there_is_kept():
     model = get_peft_model(tiny_llm(), LoraConfig(**LORA))
     assert adapt(model, None) is model
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_an_adapter_that_does_not_train_is_noted(tmp_path, caplog, trained):
+    get_peft_model(tiny_llm(), LoraConfig(**LORA)).save_pretrained(tmp_path)
+    llm = PeftModel.from_pretrained(tiny_llm(), tmp_path, is_trainable=trained)
+    adapt(llm, None)
+    assert ('is_trainable=True' in caplog.text) is not trained
 
 
 def test_half_precision_gives_the_same_without_peft_casting():

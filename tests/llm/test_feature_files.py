@@ -119,6 +119,20 @@ def test_bad_arguments_leave_nothing(shop, tmp_path, monkeypatch, arguments, mes
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize('linked', [False, True])
+def test_the_table_of_items_is_not_overwritten(shop, tmp_path, linked):
+    items = tmp_path / 'catalogue.json'
+    items.write_text('{"sku": "7", "name": "red shoe"}\n')
+    out = tmp_path / 'catalogue.safetensors'
+    if linked:
+        (tmp_path / 'cards.json').symlink_to(items)
+        out = tmp_path / 'cards.safetensors'
+    with pytest.raises(ValueError, match=r"'out' needs another name .*safetensors'"):
+        encode_features(out, items, 'sku', 'name', encoder=str(shop / 'bert'))
+    assert items.read_text() == '{"sku": "7", "name": "red shoe"}\n'
+    assert not out.exists()
+
+
 def test_the_same_call_gives_the_same_bytes(shop, tmp_path):
     files = [tmp_path / name for name in ('a.safetensors', 'b.safetensors')]
     for out in files:

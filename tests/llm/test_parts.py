@@ -5,11 +5,17 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModel,
+    BertConfig,
     CLIPConfig,
     CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
     GlmConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     MiniMaxConfig,
+    MixtralConfig,
+    ModernBertConfig,
     PretrainedConfig,
     PreTrainedModel,
     StableLmConfig,
@@ -48,6 +54,57 @@ def test_several_modalities_are_refused() -> None:
 def test_attention_of_its_own_is_refused() -> None:
     with pytest.raises(ValueError, match=r'AttentionInterface \(got StableLmModel\)'):
         recommender(llm=build(StableLmConfig))
+
+
+def test_capped_logits_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'Gemma2Model with attn_logit_softcapping=50'):
+        recommender(llm=build(Gemma2Config, head_dim=4))
+    llm = build(Gemma2Config, head_dim=4, attn_logit_softcapping=None)
+    assert recommender(llm=llm)(batch_of([1, 2])).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ('cls', 'more'),
+    [
+        (LlamaConfig, {'is_causal': False}),
+        (Gemma3TextConfig, {'head_dim': 4, 'use_bidirectional_attention': True}),
+        (BertConfig, {}),
+        (ModernBertConfig, {'pad_token_id': 0}),
+    ],
+)
+def test_what_sees_the_future_has_no_causal_scope(
+    cls: type[PretrainedConfig], more: dict[str, object]
+) -> None:
+    with pytest.raises(
+        ValueError, match=rf"'llm' needs causal .*got {cls.__name__[:-6]}"
+    ):
+        recommender(llm=build(cls, **more), lora=None)
+    llm = build(cls, **more)
+    model = recommender(llm=llm, lora=None, scope='user')
+    assert model(batch_of([1, 2])).isfinite().all()
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ('cls', 'more'),
+    [
+        (LlamaConfig, {'attention_dropout': 0.5}),
+        (Gemma3TextConfig, {'head_dim': 4}),
+        (MixtralConfig, {'num_local_experts': 2}),
+    ],
+)
+def test_decoders_are_found_causal_and_left_as_they_were(
+    cls: type[PretrainedConfig], more: dict[str, object], dtype: torch.dtype
+) -> None:
+    llm = build(cls, **more).to(dtype).train()
+    llm.norm.eval()
+    state = torch.random.get_rng_state()
+    LLMRecommender(llm, Prompt((1, 2)), tables(), scope='user')
+    drawn = torch.random.get_rng_state()
+    torch.random.set_rng_state(state)
+    LLMRecommender(llm, Prompt((1, 2)), tables(), scope='causal')
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert {m for m in llm.modules() if not m.training} == {llm.norm}
 
 
 def test_layers_without_attention_are_refused() -> None:

@@ -542,6 +542,21 @@ def test_slots_pass_by_the_adapters() -> None:
     assert (run(llm, x, mask, prefix=prefix) - plain).abs().max() > 1e-2
 
 
+def test_merged_adapters_that_slots_would_pass_through_are_refused() -> None:
+    x, mask = tokens()
+    config = LoraConfig(target_modules=['v_proj'], init_lora_weights=False, r=4)
+    llm = get_peft_model(build(), config).eval()
+    expected = run(llm, x, mask, prefix=states())
+    llm.merge_adapter()
+    with pytest.raises(
+        ValueError, match=r"with \['default'\] merged.*unmerge_adapter\(\)"
+    ):
+        run(llm, x, mask, prefix=states())
+    assert run(llm, x, mask).isfinite().all()
+    llm.unmerge_adapter()
+    torch.testing.assert_close(run(llm, x, mask, prefix=states()), expected)
+
+
 @pytest.mark.parametrize('name', ['llama', 'qwen2'])
 @pytest.mark.parametrize('gate', [False, True])
 @pytest.mark.parametrize('how', ['weights', 'autocast', 'mixed'])

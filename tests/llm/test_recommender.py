@@ -556,6 +556,14 @@ def test_bad_input(kwargs, message):
         recommender(**{'scope': 'causal', **kwargs})
 
 
+def test_a_batch_without_rows_is_refused():
+    model = recommender()
+    with pytest.raises(ValueError, match="'batch' needs at least one row"):
+        model(batch_of())
+    with pytest.raises(ValueError, match="'batch' needs at least one row"):
+        scores(model, batch_of())
+
+
 def test_targets_that_do_not_fit():
     with pytest.raises(ValueError, match="'batch' needs a target for each of 3"):
         recommender(scope='user').loss(None, batch_of(*HISTORIES, target=[1] * 7))
