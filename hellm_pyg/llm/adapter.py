@@ -101,6 +101,11 @@ def _prepared(llm: PeftModel) -> PeftModel:
     return llm
 
 
+def num_adapted(llm: PreTrainedModel | PeftModel) -> int:
+    """Returns how many layers an adapter is beside; merging takes it away."""
+    return sum(isinstance(module, BaseTunerLayer) for module in llm.modules())
+
+
 def half_precision(llm: PreTrainedModel | PeftModel) -> torch.dtype | None:
     """Returns the type of a backbone that is in half precision."""
     dtype = base_model(llm).dtype

@@ -24,6 +24,7 @@ from hellm_pyg.llm.adapter import (
     base_model,
     enable_checkpointing,
     half_precision,
+    num_adapted,
     without_checkpointing,
 )
 from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
@@ -41,7 +42,12 @@ from hellm_pyg.llm.prefix_attention import LayerKeyValues
 from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
-from hellm_pyg.llm.saving import load_pretrained, push, save_pretrained
+from hellm_pyg.llm.saving import (
+    load_pretrained,
+    push,
+    save_pretrained,
+    weights_hash,
+)
 from hellm_pyg.llm.tables import ItemTables
 from hellm_pyg.nn.smoothing import NeighborSmoothing
 from hellm_pyg.nn.soft_targets import SoftTargets
@@ -156,7 +162,10 @@ class LLMRecommender(nn.Module):
         check_backbone(llm)
         self.half_dtype = half_precision(llm) if train_backbone else None
         check_prompt(prompt, llm, scope)
+        # Before an adapter is added, some of which change what they are beside.
+        self.backbone_hash = None if train_backbone else weights_hash(llm)
         self.llm = adapt(llm, lora, train_backbone)
+        self.num_adapted = num_adapted(self.llm)
         hidden_size = self.llm.config.hidden_size
         self.tables = ItemTables(
             {name: item_embeddings[name] for name in dict.fromkeys(used)},
@@ -354,7 +363,8 @@ class LLMRecommender(nn.Module):
             title: Heading of the model card.
 
         Raises:
-            ValueError: If ``ids`` belongs to another catalogue.
+            ValueError: If ``ids`` belongs to another catalogue, or the adapter has been
+                taken away.
         """
         save_pretrained(self, directory, ids, metrics, config, title)
 

@@ -36,7 +36,7 @@ from hellm_pyg.checkpoint import (
     tensor_hash,
 )
 from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.llm.adapter import HALF
+from hellm_pyg.llm.adapter import HALF, num_adapted
 from hellm_pyg.llm.backbone import load_model
 from hellm_pyg.llm.card import model_card
 from hellm_pyg.llm.parts import check_backbone
@@ -94,6 +94,12 @@ def save_pretrained(
         raise ValueError(
             f"'ids' needs to be the id map of the model's {model.num_items} items "
             f'(got {ids})'
+        )
+    if num_adapted(model.llm) != model.num_adapted:
+        raise ValueError(
+            f"'llm' needs to have the adapter that the model was built with, beside "
+            f'{model.num_adapted} layers (got {num_adapted(model.llm)}): save before '
+            f'merge_and_unload()'
         )
     own, adapter = _own_state(model), _adapter_state(model)
     backbone = model.backbone.state_dict() if model.train_backbone else None
@@ -162,6 +168,7 @@ def load_pretrained(
     check_backbone(llm)
     prompt = _build(Prompt, path, description['prompt'])
     _check_backbone(llm, prompt, description)
+    backbone_hash = weights_hash(llm)
     hashes = description['hash']
     model: PreTrainedModel | PeftModel = llm
     if description['adapter']:
@@ -181,7 +188,9 @@ def load_pretrained(
     if tensor_hash(_tables(own)) != hashes['embeddings']:
         raise ValueError(f"'{folder / WEIGHTS}' holds other item embeddings than saved")
     recommender.load_state_dict(own, strict=False)
-    if trained:
+    if not trained:
+        recommender.backbone_hash = backbone_hash
+    else:
         dtype = _dtype(description['backbone'])
         recommender.half_dtype = dtype if dtype in HALF else None
     if description['fingerprint'] is not None:
@@ -223,6 +232,7 @@ def _describe(model: LLMRecommender) -> dict[str, Any]:
             'dtype': str(model.dtype).removeprefix('torch.'),
             'load_in_4bit': bool(getattr(llm, 'is_loaded_in_4bit', False)),
             'signature': backbone_signature(llm, model.prompt),
+            'weights': model.backbone_hash,
         },
         'prompt': {
             'before': list(model.prompt.before),
@@ -291,6 +301,29 @@ def backbone_signature(llm: PreTrainedModel, prompt: Prompt) -> str:
         embedding = getattr(embedding, wrapper, embedding)
     ids = torch.tensor(prompt.before, device=llm.device)
     return tensor_hash({**some, 'prompt': embedding(ids).bfloat16()})
+
+
+@torch.no_grad()
+def weights_hash(llm: PreTrainedModel | PeftModel) -> str | None:
+    """Hash of the first rows of a backbone's matrices, in bf16.
+
+    There is none where the weights are not at hand as they were saved: those that are
+    quantised, in fp16, nowhere, or beside an adapter, which may have changed them.
+    """
+    if (
+        isinstance(llm, PeftModel)
+        or getattr(llm, 'is_quantized', False)
+        or llm.dtype not in (torch.bfloat16, torch.float32)
+        or llm.device.type == 'meta'
+    ):
+        return None
+    return tensor_hash(
+        {
+            name: parameter[0].bfloat16()
+            for name, parameter in llm.named_parameters()
+            if parameter.dim() == 2
+        }
+    )
 
 
 def _folder(directory: str | Path) -> Path:
@@ -366,9 +399,12 @@ def _check_backbone(
         )
     saved = description['backbone']
     layers = llm.config.num_hidden_layers
+    hashes = saved.get('weights'), weights_hash(llm)
     if (
         layers != saved['num_layers']
+        or max(prompt.before) >= llm.config.vocab_size
         or backbone_signature(llm, prompt) != saved['signature']
+        or (None not in hashes and hashes[0] != hashes[1])
     ):
         raise ValueError(
             f"'llm' is another backbone than the first {saved['num_layers']} layers of "

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedModel
 
@@ -18,7 +18,7 @@ from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.llm import LLMRecommender, saving
 from hellm_pyg.llm.backbone import load_model
 from tests.devices import DEVICES, pretended_cpu
-from tests.llm.tiny import NUM_ITEMS, batch_of, recommender, tiny_llm
+from tests.llm.tiny import LORA, NUM_ITEMS, batch_of, recommender, tiny_llm
 
 BATCH = batch_of([1, 2, 3], [4], [])
 IDS = IdMap(['ann', 'bob'], list(range(100, 100 + NUM_ITEMS)))
@@ -282,6 +282,62 @@ def test_another_backbone_is_refused(saved):
         LLMRecommender.from_pretrained(saved, recommender().llm)
 
 
+def test_a_backbone_of_a_smaller_vocabulary_is_refused(saved):
+    other = tiny_llm()
+    other.resize_token_embeddings(8)  # the prompt has token 9
+    with pytest.raises(ValueError, match="'llm' is another backbone"):
+        LLMRecommender.from_pretrained(saved, other)
+
+
+def merged_llm() -> PreTrainedModel:
+    """The tiny backbone with an adapter in the weights of its feed-forward parts."""
+    lora = LoraConfig(**LORA, init_lora_weights=False)
+    return get_peft_model(tiny_llm(), lora).merge_and_unload()
+
+
+@pytest.mark.parametrize('lora', [LORA, None])
+def test_a_backbone_that_an_adapter_was_merged_into_is_refused(tmp_path, lora):
+    recommender(lora=lora).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'llm' is another backbone"):
+        LLMRecommender.from_pretrained(tmp_path, merged_llm())
+    assert scores(load(tmp_path)).isfinite().all()
+
+
+def test_a_backbone_is_told_by_what_it_was_before_its_adapter(tmp_path):
+    lora = {'r': 2, 'target_modules': ['q_proj'], 'init_lora_weights': 'pissa'}
+    model = recommender(llm=stored(tmp_path / 'backbone'), lora=lora)
+    model.save_pretrained(tmp_path / 'saved')
+    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
+    torch.testing.assert_close(scores(again), scores(model))
+    again.save_pretrained(tmp_path / 'again')
+    name = 'hellm.json'
+    assert (tmp_path / 'again' / name).read_text() == (
+        tmp_path / 'saved' / name
+    ).read_text()
+    given = recommender(llm=get_peft_model(tiny_llm(), LoraConfig(**lora)), lora=None)
+    given.save_pretrained(tmp_path / 'given')
+    torch.testing.assert_close(scores(load(tmp_path / 'given')), scores(given))
+
+
+def test_an_adapter_that_was_taken_away_is_not_saved(tmp_path):
+    for assign in (True, False):
+        model = recommender()
+        merged = model.llm.merge_and_unload()
+        if assign:
+            model.llm = merged
+        with pytest.raises(ValueError, match=r"'llm' .* beside 6 layers \(got 0\)"):
+            model.save_pretrained(tmp_path / 'saved')
+        assert not (tmp_path / 'saved').exists()
+
+
+def test_a_merged_adapter_is_saved_beside_the_weights_as_they_were(tmp_path):
+    model = recommender()
+    expected = scores(model)
+    model.llm.merge_adapter()
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(scores(load(tmp_path)), expected)
+
+
 def test_another_type_of_the_same_backbone_is_taken(saved):
     model = LLMRecommender.from_pretrained(saved, tiny_llm().bfloat16().float())
     assert model.backbone.dtype == torch.float32
@@ -473,5 +529,6 @@ def test_folders_of_versions_that_trained_no_backbone(saved):
     path = saved / 'hellm.json'
     description = json.loads(path.read_text())
     del description['arguments']['train_backbone'], description['hash']['backbone']
+    del description['backbone']['weights']
     path.write_text(json.dumps(description))
     assert not load(saved).train_backbone
