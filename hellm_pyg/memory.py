@@ -300,8 +300,10 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
         for name, source in llm.tables.items()
     }
     read = {'token': llm.token, 'train_tables': llm.train_tables}
-    if llm.prefix is not None:
-        read['prefix.embedding'] = [str(llm.prefix.get('embedding', 'graph'))]
+    pooled = str((llm.prefix or {}).get('embedding', 'graph'))
+    pools = llm.prefix is not None and llm.prefix.get('pool', True)
+    if pools:
+        read['prefix.embedding'] = [pooled]
     if llm.smoothing is not None and llm.smoothing.embedding is not None:
         read['smoothing.embedding'] = [llm.smoothing.embedding]
     for key, names in read.items():
@@ -323,10 +325,9 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
         )
         prefix = None
         if llm.prefix is not None:
-            own = dict(llm.prefix)
-            pooled = own.pop('embedding', 'graph')
+            own = {k: v for k, v in llm.prefix.items() if k != 'embedding'}
             prefix = GraphPrefix(
-                widths[pooled],
+                widths[pooled] if pools else 1,  # read by pooling only
                 shape.hidden_size,
                 shape.num_layers,
                 scope=llm.scope,

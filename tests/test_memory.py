@@ -179,6 +179,23 @@ def test_weights_of_phase_two_are_exact(
     assert rows['item head'] == sum(p.numel() * p.element_size() for p in codes)
 
 
+def test_a_static_prefix_reads_no_table(tmp_path: Path) -> None:
+    overrides = [
+        *write_shop(tmp_path),
+        f'llm.name={write_llm(tmp_path / "llm")}',
+        'llm.tables={text: features:text}',
+        'llm.token=[text]',
+        'llm.train_tables=[]',
+        'llm.smoothing=null',
+        'llm.prefix={pool: false}',
+    ]
+    config = load_config('finetune_best', overrides)
+    model = build_llm(config, *build_data(config.data))
+    assert model.prefix is not None
+    number = sum(p.numel() for p in model.prefix.parameters())
+    assert estimate_run(config)['prefix'] == 4 * number
+
+
 @pytest.mark.parametrize('recipe', ['pretrain_paper', 'sasrec', 'lightgcn'])
 def test_weights_of_phase_one_are_exact(tmp_path: Path, recipe: str) -> None:
     config = load_config(recipe, write_shop(tmp_path))

@@ -109,10 +109,17 @@ def table_width(source: str, features: Mapping[str, int], key: str = 'table') ->
             f"'{key}' needs the folder of a finished phase-1 run, as 'hellm pretrain' "
             f"leaves it, 'features:<modality>' or 'random:<width>' (got {source!r})"
         )
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, 'pt') as file:
-        return int(file.get_slice('item').get_shape()[1])
+    try:
+        with safe_open(path, 'pt') as file:
+            _, width = file.get_slice('item').get_shape()
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"'{key}' needs a run whose file '{path}' holds a matrix 'item' (got "
+            f'{source!r}): {error}; train it again'
+        ) from None
+    return int(width)
 
 
 def check_catalogue(run_dir: Path, ids: IdMap) -> None:
@@ -160,14 +167,15 @@ def build_llm(config: Config, data: HeteroData, ids: IdMap) -> LLMRecommender:
     embedding, prefix = str(given.pop('embedding')), None
     if llm.prefix is not None:
         own = checked_arguments(GraphPrefix, given, 'llm.prefix', PREFIX_FROM_LLM)
-        if embedding not in tables:
+        pooled = own.get('pool', True)
+        if pooled and embedding not in tables:
             raise ValueError(
                 f"'llm.prefix.embedding' needs to be one of 'llm.tables' "
                 f'{sorted(tables)} (got {embedding!r})'
             )
         with in_words_of(GraphPrefix, 'llm.prefix'):
             prefix = GraphPrefix(
-                tables[embedding].size(1),
+                tables[embedding].size(1) if pooled else 1,  # read by pooling only
                 backbone.config.hidden_size,
                 backbone.config.num_hidden_layers,
                 scope=llm.scope,

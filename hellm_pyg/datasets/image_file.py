@@ -50,6 +50,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
     Raises:
         ImageError: If it is no such image, truncated, or too large or small.
+        MemoryError: If there is no memory for it now.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -61,7 +62,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         kinds = ', '.join(FORMATS)
         raise ImageError(f'neither of {kinds}', 'not an image') from None
     except Exception as error:  # decoders of broken headers fail in many ways
-        raise ImageError(f'{error!r}', 'damaged') from None
+        raise _damaged(error) from None
     if image.width * image.height > max_pixels:
         raise ImageError(
             f'{image.width} x {image.height} is more than {max_pixels} pixels',
@@ -72,7 +73,7 @@ def decode_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # as above
-        raise ImageError(f'{error!r}', 'damaged') from None
+        raise _damaged(error) from None
     return image
 
 
@@ -88,6 +89,8 @@ def read_image(
 
     Raises:
         ImageError: If it cannot be used; see :func:`decode_image`.
+        OSError: If the system cannot read it now.
+        MemoryError: If there is no memory for it now.
     """
     from PIL import ImageOps
 
@@ -103,5 +106,13 @@ def read_image(
         return ImageOps.exif_transpose(image).convert('RGB')
     except ImageError as error:
         raise ImageError(f"'{path}': {error}", error.reason) from None
-    except Exception as error:  # of a broken EXIF block, or a file not readable
-        raise ImageError(f"'{path}': {error!r}", 'damaged') from None
+    except Exception as error:  # of a broken EXIF block
+        raise _damaged(error, f"'{path}': ") from None
+
+
+def _damaged(error: Exception, where: str = '') -> Exception:
+    """What a failure says of the image; one of the system, which may pass, itself."""
+    passing = isinstance(error, OSError) and error.errno is not None
+    if passing or isinstance(error, MemoryError):
+        return error
+    return ImageError(f'{where}{error!r}', 'damaged')

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -101,6 +102,7 @@ def load_model(
             dtype=dtype,
             attn_implementation=prefix_attention.NAME,
             quantization_config=quantization_config() if load_in_4bit else None,
+            ignore_mismatched_sizes=True,  # reported as well
             output_loading_info=True,
         )
     if report['missing_keys']:
@@ -108,6 +110,13 @@ def load_model(
         raise ValueError(
             f"'name' lacks {len(missing)} of the weights that its configuration asks "
             f"for, {missing[0]!r} among them (got '{name}'); download it again"
+        )
+    if report['mismatched_keys']:
+        key, found, wanted = min(report['mismatched_keys'])
+        raise ValueError(
+            f"'name' has weights that do not fit its configuration, which asks for "
+            f"{key!r} of shape {list(wanted)} (got '{name}', where it is of shape "
+            f'{list(found)}); download it again'
         )
     _keep_gradients(model)
     # Saved adapters name the model, not the folder of the cache.
@@ -152,6 +161,11 @@ def _explained(name: str) -> Iterator[None]:
         raise ValueError(
             f"'name' is neither a folder with a model nor a name that the hub "
             f"resolves (got '{name}'): {error}"
+        ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"'name' has a file of weights that is damaged (got '{name}'): {error}; "
+            'download it again'
         ) from error
 
 
@@ -223,6 +237,11 @@ def _unpack(file: Path, folder: Path) -> None:
 
 
 def _keep_layers(config: PretrainedConfig, num_layers: int) -> None:
+    if not hasattr(config, 'num_hidden_layers'):
+        raise ValueError(
+            f"'num_layers' needs a language model alone (got {num_layers} with "
+            f'{type(config).__name__}, which has several parts): leave it out'
+        )
     if not 1 <= num_layers <= config.num_hidden_layers:
         raise ValueError(
             f"'num_layers' needs to lie between 1 and {config.num_hidden_layers} "

@@ -120,6 +120,7 @@ class TextEncoder:
         self.max_length = _max_length(
             max_length, preset.max_length if preset else None, model, self.tokenizer
         )
+        self.padded_length = _padded_length(model)
         self.model = model.to(self.device, DTYPES[self.precision])
 
     @cached_property
@@ -135,6 +136,7 @@ class TextEncoder:
             'normalize': bool(self.normalize),
             'max_length': self.max_length,
             'precision': self.precision,
+            **({'padding': 'max_length'} if self.padded_length else {}),
         }
 
     @torch.inference_mode()
@@ -161,8 +163,13 @@ class TextEncoder:
         out: list[Tensor] = []
         for rows in batches:
             batch = {key: [tokens[key][row] for row in rows] for key in tokens}
-            padded = self.tokenizer.pad(batch, return_tensors='pt').to(self.device)
-            out.append(self._pooled(padded).float().cpu())
+            padded = self.tokenizer.pad(
+                batch,
+                'max_length' if self.padded_length else True,
+                self.padded_length,
+                return_tensors='pt',
+            )
+            out.append(self._pooled(padded.to(self.device)).float().cpu())
             if advance is not None:
                 advance(len(rows))
         x = torch.cat(out)[torch.cat(batches).argsort()]
@@ -244,6 +251,14 @@ def _max_length(
             f'{limit} tokens (got {given})'
         )
     return given
+
+
+def _padded_length(model: PreTrainedModel) -> int | None:
+    """To which length all texts are padded, where the last position is read."""
+    if not model.config.model_type.startswith('siglip'):
+        return None
+    length: int = model.config.get_text_config().max_position_embeddings
+    return length
 
 
 def _description(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

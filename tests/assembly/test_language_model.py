@@ -71,6 +71,21 @@ def test_tables_that_are_not_there(data: HeteroData, source: str, message: str) 
         assembly.item_table('x', source, data, ids_of(data))
 
 
+@pytest.mark.parametrize('damage', ['cut', 'without', 'vector'])
+def test_a_table_that_is_damaged(data: HeteroData, tmp_path: Path, damage: str) -> None:
+    folder = run_folder(tmp_path / 'graph', ids_of(data))
+    path = Path(folder) / 'embeddings.safetensors'
+    match damage:
+        case 'cut':
+            path.write_bytes(path.read_bytes()[:-10])
+        case 'without':
+            checkpoint.save_tensors(path, {'user': torch.zeros(3, 4)})
+        case _:
+            checkpoint.save_tensors(path, {'item': torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"'llm.tables.x' needs .* a matrix 'item'"):
+        assembly.item_table('x', folder, data, ids_of(data))
+
+
 def test_a_table_of_data_without_features() -> None:
     with pytest.raises(ValueError, match='there are none: leave it out'):
         assembly.table_width('features:text', {})
@@ -195,6 +210,21 @@ def test_smoothing_along_noise_is_noted(
         assert any('near items are not alike' in r.message for r in caplog.records) == (
             noted
         )
+
+
+def test_a_static_prefix_reads_no_table(data: HeteroData, tmp_path: Path) -> None:
+    config = llm_config(
+        tmp_path,
+        'llm.tables={seq: random:6}',
+        'llm.token=[seq]',
+        'llm.train_tables=[]',
+        'llm.smoothing=null',
+        'llm.prefix={pool: false}',
+    )
+    built = assembly.build_llm(config, data, ids_of(data))
+    assert built.prefix is not None
+    assert not built.prefix.pool
+    assert list(built.tables.channels) == ['seq']
 
 
 @pytest.mark.parametrize(

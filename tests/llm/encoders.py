@@ -16,6 +16,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPVisionConfig,
     PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
 )
 
 WORDS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'red', 'blue', 'shoe', 'hat')
@@ -87,6 +89,32 @@ def save_clip(folder: Path) -> CLIPModel:
     save_tokenizer(folder)
     save_processor(folder)
     model = randomised(CLIPModel(clip_config()))
+    model.save_pretrained(folder)
+    return model
+
+
+def save_siglip(folder: Path) -> SiglipModel:
+    """A model of texts and images that reads the last position of a text."""
+    save_tokenizer(folder)
+    sizes = {
+        'hidden_size': WIDTH,
+        'intermediate_size': 24,
+        'num_hidden_layers': 2,
+        'num_attention_heads': 2,
+    }
+    text = {
+        'vocab_size': len(WORDS),
+        'max_position_embeddings': 12,
+        'projection_size': PROJECTION,
+        'bos_token_id': 2,
+        'eos_token_id': 3,
+        'pad_token_id': 0,
+    }
+    config = SiglipConfig(
+        text_config={**sizes, **text},
+        vision_config={**sizes, 'image_size': 24, 'patch_size': 8},
+    )
+    model = randomised(SiglipModel(config))
     model.save_pretrained(folder)
     return model
 

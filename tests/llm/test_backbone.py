@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3Config, PreTrainedTokenizerFast
 
 from hellm_pyg.llm import backbone, backbone_label, load_backbone, quantization_config
+from hellm_pyg.llm.backbone import read_config
 from tests.llm.tiny import KINDS, tiny_config
 
 
@@ -72,6 +74,34 @@ def test_weights_that_are_not_there(tmp_path):
     save_file(weights, file, metadata={'format': 'pt'})
     with pytest.raises(ValueError, match=r'lacks 1 of the weights.*up_proj'):
         load_backbone(name)
+
+
+def test_weights_that_are_cut_off(tmp_path):
+    name = save(tmp_path / 'model')
+    file = tmp_path / 'model' / 'model.safetensors'
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"'name' has a file of weights .*damaged"):
+        load_backbone(name)
+
+
+def test_weights_of_another_shape(tmp_path):
+    name = save(tmp_path / 'model')
+    config = tmp_path / 'model' / 'config.json'
+    fitting = json.loads(config.read_text())
+    width = fitting['intermediate_size']
+    config.write_text(json.dumps(fitting | {'intermediate_size': width + 1}))
+    with pytest.raises(
+        ValueError,
+        match=r"'name' has weights that do not fit .*'layers\.0\.mlp\.down_proj\S* "
+        rf'of shape \[\d+, {width + 1}\] .* of shape \[\d+, {width}\]',
+    ):
+        load_backbone(name)
+
+
+def test_first_layers_of_several_modalities(tmp_path):
+    Gemma3Config().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'num_layers' .*got 3 with Gemma3Config"):
+        read_config(str(tmp_path), 3)
 
 
 def test_a_model_that_is_not_there(monkeypatch, tmp_path):

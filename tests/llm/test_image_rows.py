@@ -1,5 +1,7 @@
+import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +108,27 @@ def test_a_file_without_permission_is_counted(clip, tmp_path):
     secret.chmod(stat.S_IWUSR)
     _, card = encode_images([good, secret], clip, tmp_path / 'cache', False)
     assert card['reasons'] == {'not readable': 1}
+
+
+@pytest.mark.parametrize(
+    'error', [OSError(errno.EMFILE, 'Too many open files'), MemoryError()]
+)
+def test_a_failure_that_passes_is_not_kept(clip, tmp_path, monkeypatch, error):
+    paths = [picture(tmp_path / name, name[:-4]) for name in ('red.jpg', 'blue.jpg')]
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path == paths[1]:
+            raise error
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'read_bytes', fail)
+        with pytest.raises(type(error)):
+            encode_images(paths, clip, tmp_path / 'cache', False)
+    x, card = encode_images(paths, clip, tmp_path / 'cache', False)
+    assert x.isfinite().all()
+    assert card['missing'] == 0
 
 
 def test_no_image_at_all(clip, tmp_path):

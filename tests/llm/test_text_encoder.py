@@ -15,6 +15,7 @@ from tests.llm.encoders import (
     randomised,
     save_bert,
     save_clip,
+    save_siglip,
     save_tokenizer,
 )
 
@@ -143,6 +144,29 @@ def test_text_half_of_clip(tmp_path):
     x = encoder.encode(TEXTS)
     assert x.shape == (5, PROJECTION)
     torch.testing.assert_close(x[:1], oracle, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('max_length', [None, 5])
+def test_texts_are_padded_as_siglip_was_trained(tmp_path, max_length):
+    model = save_siglip(tmp_path)
+    encoder = TextEncoder(
+        str(tmp_path), max_length=max_length, precision='fp32', batch_size=2
+    )
+    tokens = encoder.tokenizer(
+        ['red shoe'], padding='max_length', max_length=12, return_tensors='pt'
+    )
+    with torch.no_grad():
+        oracle = model.get_text_features(**tokens).pooler_output
+    x = encoder.encode(TEXTS)
+    assert x.shape == (5, PROJECTION)
+    torch.testing.assert_close(x[:1], oracle, rtol=1e-4, atol=1e-5)
+    for row, text in enumerate(TEXTS):
+        torch.testing.assert_close(encoder.encode([text])[0], x[row])
+    assert encoder.settings['padding'] == 'max_length'
+
+
+def test_the_padding_of_other_encoders_is_no_setting(bert):
+    assert 'padding' not in TextEncoder(bert[0]).settings
 
 
 @pytest.mark.parametrize(
