@@ -110,9 +110,11 @@ if args.model is None:
 else:
     try:
         model, ids, data, max_len = load(args.model)
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # no folder, or not all of its files
         sys.exit(str(error))
 
+known_users = IdMap([], ids.users)  # looks up without a search for the like
+most = min(ids.num_items, 1000)  # items of an answer
 past = None if data is None else history_edges(data, 'all')  # of each user
 device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 model.to(device)
@@ -120,7 +122,8 @@ with inference(model):
     encoded = model.encode(None if data is None else data.to(device))
 Answer = Future[tuple[list[int], list[float]]]  # items and their scores
 # User (-1 for a new one), history, candidates (None for all items), k, answer.
-waiting: queue.Queue[tuple[int, Tensor, Tensor | None, int, Answer]] = queue.Queue()
+Job = tuple[int, Tensor, Tensor | None, int, Answer]
+waiting: queue.Queue[Job] = queue.Queue()
 sizes: deque[int] = deque(maxlen=100_000)  # of the last forward passes
 
 
@@ -148,23 +151,30 @@ def rank(
     return top_k(scores, k)
 
 
+def finish(jobs: Sequence[Job]) -> None:
+    """Answers requests in one forward pass, or in one each if that fails."""
+    users, histories, candidates, ks, futures = zip(*jobs, strict=True)
+    sizes.append(len(jobs))
+    try:
+        items, scores = rank(users, histories, candidates, max(ks))
+    except Exception as error:  # the server goes on, and says so
+        if len(jobs) == 1:
+            futures[0].set_exception(RuntimeError(str(error)))
+            return
+        for job in jobs:
+            finish([job])
+        return
+    for k, future, item, score in zip(ks, futures, items, scores, strict=True):
+        future.set_result((item[:k].tolist(), score[:k].tolist()))
+
+
 def work() -> None:
-    """Takes all requests that wait into one forward pass, again and again."""
+    """Takes all requests that wait together, again and again."""
     while True:
         jobs = [waiting.get()]
         while len(jobs) < args.batch_size and not waiting.empty():
             jobs.append(waiting.get())
-        users, histories, candidates, ks, futures = zip(*jobs, strict=True)
-        sizes.append(len(jobs))
-        try:
-            for k, future, item, score in zip(
-                ks, futures, *rank(users, histories, candidates, max(ks)), strict=True
-            ):
-                future.set_result((item[:k].tolist(), score[:k].tolist()))
-        except Exception as error:  # the server goes on, and says so
-            for future in futures:
-                if not future.done():
-                    future.set_exception(RuntimeError(str(error)))
+        finish(jobs)
 
 
 def known(
@@ -189,6 +199,8 @@ def past_of(user: Any) -> tuple[int, Tensor]:
             f"'user' needs '--model' to be the folder of a run (got {user!r}): what "
             f"save_pretrained writes has no histories, give 'history' alone"
         )
+    if not known_users.known_items([user]):
+        raise ValueError(f'unknown user {user!r}')
     index = int(ids.user_index([user]))
     return index, past.item[past.ptr[index] : past.ptr[index + 1]]
 
@@ -199,8 +211,8 @@ def answer(request: Any) -> dict[str, Any]:
     if given.get('history') is None and given.get('user') is None:
         raise ValueError('a request needs the form {"history": [id, ...], "k": 10}')
     k = request.get('k', 10)
-    if type(k) is not int or not 1 <= k <= ids.num_items:
-        raise ValueError(f"'k' needs to be from 1 to {ids.num_items} (got {k!r})")
+    if type(k) is not int or not 1 <= k <= most:
+        raise ValueError(f"'k' needs to be from 1 to {most} (got {k!r})")
     user, history, candidates = -1, torch.empty(0, dtype=torch.long), None
     unknown: dict[str, list[Any]] = {'unknown': []}
     if request.get('user') is not None:

@@ -20,10 +20,12 @@ import torch
 
 from hellm_pyg import experiment
 from hellm_pyg.config import load_config
-from hellm_pyg.datasets import FakeRecDataset
+from hellm_pyg.datasets import FakeRecDataset, IdMap
 from hellm_pyg.llm import LLMRecommender
+from hellm_pyg.llm.backbone import load_model
 from hellm_pyg.recommendation import recommend
 from hellm_pyg.transforms import LeaveOneOut
+from tests.llm.tiny import recommender, tiny_llm
 from tests.shop import write_shop
 
 ROOT = Path(__file__).parents[1]
@@ -234,7 +236,46 @@ def test_serve_knows_the_users_of_a_run(tmp_path):
         for wrong in ('nobody', [user], {'id': user}):
             status, answer = _post(url, {'user': wrong})
             assert status == 400
-            assert 'user' in answer['error']
+            assert answer['error'] == f'unknown user {wrong!r}'  # nobody like them
+
+
+@pytest.fixture(scope='module')
+def large(tmp_path_factory):
+    """The address of a model of 1100 items, of which one gives no number."""
+    folder = tmp_path_factory.mktemp('large')
+    tiny_llm().save_pretrained(folder / 'llm')
+    table = torch.randn(1100, 4)
+    table[7] = 3e38  # too large for a product
+    llm = load_model(str(folder / 'llm'), dtype=torch.float32)
+    model = recommender(llm=llm, lora=None, item_embeddings={'seq': table})
+    torch.nn.init.constant_(model.projector.mlp.lins[0].weight, 1.0)
+    model.save_pretrained(folder / 'saved', IdMap(['ann'], list(range(1100))))
+    with _serving(ROOT / 'examples' / 'serve.py', folder / 'saved') as (url, _):
+        yield url
+
+
+def test_serve_bounds_its_answers(large):
+    status, answer = _post(large, {'history': [1], 'k': 1001})
+    assert status == 400
+    assert answer['error'] == "'k' needs to be from 1 to 1000 (got 1001)"
+    assert len(_post(large, {'history': [1], 'k': 1000})[1]['items']) == 1000
+
+
+def test_serve_fails_only_what_cannot_be_answered(large):
+    histories = [[7 if number % 4 == 0 else number] for number in range(1, 33)]
+    with ThreadPoolExecutor(32) as clients:
+        answers = clients.map(lambda items: _post(large, {'history': items}), histories)
+    for items, (status, answer) in zip(histories, answers, strict=True):
+        assert status == (500 if items == [7] else 200)
+        assert ('not finite' in answer.get('error', '')) is (items == [7])
+
+
+def test_serve_says_that_a_run_lacks_its_weights(tmp_path):
+    overrides = [*write_shop(tmp_path), 'model.embedding_dim=8', 'train.epochs=1']
+    experiment.pretrain(load_config('lightgcn', overrides), tmp_path / 'run')
+    (tmp_path / 'run' / 'model.safetensors').unlink()
+    with pytest.raises(SystemExit, match=r'model\.safetensors'):
+        _run('serve.py', '--model', str(tmp_path / 'run'))
 
 
 @pytest.mark.parametrize('size', ['', 'abc', '-1', '1000000', '9' * 5000])
