@@ -73,7 +73,8 @@ def encode_features(
     out = Path(out).expanduser()
     if out.suffix != ENDING:
         raise ValueError(f"'out' needs to end in '{ENDING}' (got '{out}')")
-    source, card = checked_file(items, 'items', list(TABLES)), out.with_suffix('.json')
+    source = checked_file(Path(items), 'items', list(TABLES))
+    card = out.with_suffix('.json')
     if card.exists() and card.samefile(source):
         raise ValueError(
             f"'out' needs another name than the table of items, which '{card}', the "

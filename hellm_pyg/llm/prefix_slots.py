@@ -78,11 +78,12 @@ def project_slots(
             None,
         ),
     ):
-        if getattr(projection, 'merged', False):  # slots pass by adapters
+        merged = getattr(projection, 'merged_adapters', None)
+        if merged:
             raise ValueError(
-                f"'prefix' needs projections without their adapter (got "
-                f'{type(module).__name__} with {projection.merged_adapters} merged '
-                f'into them); call unmerge_adapter()'
+                f"'prefix' has slots, which pass by adapters that are not merged (got "
+                f'{type(module).__name__} with {merged} merged into its projections): '
+                f'call unmerge_adapter()'
             )
         linear, bias = without_bias(cast(torch.nn.Module, projection))
         row = linear(slot[layer].to(dtype)).to(dtype).unflatten(-1, (-1, d))
