@@ -82,6 +82,10 @@ def test_evaluation_in_two_processes_equals_that_in_one(runs: Path, name: str) -
 @pytest.mark.parametrize('name', [*RUNS, 'floor', 'sum'])
 def test_one_process_writes(runs: Path, name: str) -> None:
     left = files(runs / '2' / name)
-    evaluated = {'evaluation.json', 'ranks-test-train+val-seen.safetensors'}
+    evaluated = {
+        '.evaluation.lock',
+        'evaluation.json',
+        'ranks-test-train+val-seen.safetensors',
+    }
     assert left == files(runs / '1' / name) - evaluated
     assert not [path for path in left if path.endswith('.tmp')]
