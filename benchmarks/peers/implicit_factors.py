@@ -43,9 +43,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         '--alpha', type=float, nargs='+', default=[5.0, 20.0, 80.0, 320.0]
     )
-    parser.add_argument(
-        '--learning-rate', type=float, nargs='+', default=[0.005, 0.02, 0.1]
-    )
+    parser.add_argument('--learning-rate', type=float, nargs='+', default=[0.02, 0.1])
     parser.add_argument('--threads', type=int, default=1)
     return parser.parse_args()
 
@@ -137,7 +135,7 @@ def main() -> None:
         grid['alpha'] = args.alpha
     else:
         fit = fit_bpr
-        grid = {'regularization': args.regularization or [0.0, 0.001, 0.01, 0.03]}
+        grid = {'regularization': args.regularization or [0.001, 0.01, 0.03, 0.1]}
         grid['learning_rate'] = args.learning_rate
     trials: list[dict[str, Any]] = []
     best: tuple[float, int, Any, list[Any], dict[str, float]] = (-1.0, 0, None, [], {})
