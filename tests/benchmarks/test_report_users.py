@@ -16,7 +16,7 @@ from hellm_pyg.data.split import history_edges
 from tests.benchmarks.fabricate import ranks, result, write
 from tests.shop import write_shop
 
-COMMITTED = Path(__file__).parents[2] / 'benchmarks' / 'results' / 'beauty'
+COMMITTED = Path(__file__).parents[2] / 'benchmarks' / 'results' / 'table1'
 
 
 @given(
