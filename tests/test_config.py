@@ -315,7 +315,13 @@ def test_recipes_name_every_field(name: str) -> None:
     if ensemble is None:
         del config['ensemble']
     else:  # nothing is trained
-        assert set(raw.pop('train')) == {'max_len', 'metric', 'seed'}
+        assert set(raw.pop('train')) == {
+            'split',
+            'refit',
+            'max_len',
+            'metric',
+            'seed',
+        }
         del config['train']
     for section, keys in config.items():
         assert section in raw

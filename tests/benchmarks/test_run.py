@@ -275,13 +275,16 @@ def test_result_that_names_a_default_is_taken(
     result: tuple[Cell, Path, dict], tmp_path: Path
 ) -> None:
     cell, _, found = result
-    assert 'smoothing' not in found['config']['model']
+    named = found['config']['model']
+    bare = {key: value for key, value in named.items() if key != 'smoothing'}
+    assert bare != named
 
     def is_taken(**model: object) -> bool:
-        config = {**found['config'], 'model': {**found['config']['model'], **model}}
+        config = {**found['config'], 'model': {**bare, **model}}
         (tmp_path / 'named.json').write_text(json.dumps({**found, 'config': config}))
         return finished(cell, PROTOCOLS, tmp_path / 'named.json')
 
+    assert is_taken()
     assert is_taken(smoothing=0.0)
     assert not is_taken(smoothing=0.1)
     assert not is_taken(name='Gone')
