@@ -9,10 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 1 << 20
+# Bytes of a line; several lines of this length are in memory at once.
+LONGEST = 1 << 24
 SHOWN = 200
 
 
-def unreadable(path: Path, error: Exception, longest: int) -> ValueError:
+def unreadable(path: Path, error: Exception) -> ValueError:
     """The error to raise for a file that Arrow could not read.
 
     The file is read once more to find the line, so that the common case pays
@@ -21,17 +23,16 @@ def unreadable(path: Path, error: Exception, longest: int) -> ValueError:
     Args:
         path: The file.
         error: What went wrong.
-        longest: Largest number of bytes of a line.
     """
     kind = Path(path.name.lower().removesuffix('.gz')).suffix[1:]
     text = f"'{path}' cannot be read as {kind}: "
     reason = None
     with suppress(OSError):  # of the second reading, of which the first tells
-        reason = _reason(path, kind, str(error), longest)
+        reason = _reason(path, kind, str(error))
     return ValueError(text + (reason or _short(str(error))))
 
 
-def _reason(path: Path, kind: str, message: str, longest: int) -> str | None:
+def _reason(path: Path, kind: str, message: str) -> str | None:
     if 'compressed stream' in message or 'inflate' in message:
         return (
             f'its gzip stream is cut off or damaged ({message}); copy or download the '
@@ -47,7 +48,7 @@ def _reason(path: Path, kind: str, message: str, longest: int) -> str | None:
     return (
         _packed(path)
         or _encoding(path)
-        or _long_line(path, longest)
+        or _long_line(path)
         or (_json_line(path) if kind in ('json', 'jsonl', 'ndjson') else None)
     )
 
@@ -89,20 +90,20 @@ def _encoding(path: Path) -> str | None:
     return None
 
 
-def _long_line(path: Path, longest: int) -> str | None:
+def _long_line(path: Path) -> str | None:
     line, length = 1, 0
     for block in _blocks(path):
         *ended, rest = block.split(b'\n')
         for piece in ended:
             length += len(piece)
-            if length > longest:
+            if length > LONGEST:
                 break
             line, length = line + 1, 0
         else:
             length += len(rest)
-        if length > longest:
+        if length > LONGEST:
             return (
-                f'line {line} is longer than {longest >> 20} MiB; split it into '
+                f'line {line} is longer than {LONGEST >> 20} MiB; split it into '
                 f'lines, or look for a quote that is not closed before it'
             )
     return None
