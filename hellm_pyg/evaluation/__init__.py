@@ -1,5 +1,6 @@
 """Full ranking under a named protocol, by comparison."""
 
+from hellm_pyg.evaluation.lists import iter_rank, rank
 from hellm_pyg.evaluation.metrics import (
     beyond_accuracy,
     mrr,
@@ -10,7 +11,7 @@ from hellm_pyg.evaluation.metrics import (
     top_k,
 )
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
-from hellm_pyg.evaluation.ranking import evaluate, evaluate_protocols, iter_rank, rank
+from hellm_pyg.evaluation.ranking import evaluate, evaluate_protocols
 from hellm_pyg.evaluation.scoring import inference
 from hellm_pyg.evaluation.weights import Choice, choose_weights
 

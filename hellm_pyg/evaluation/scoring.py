@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from tqdm import tqdm
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.data.split import Histories
@@ -17,6 +18,7 @@ from hellm_pyg.evaluation.metrics import top_k
 from hellm_pyg.evaluation.protocol import Recommender
 
 Precision = Literal['fp32', 'bf16']
+MAX_LEN = 50
 
 
 @contextmanager
@@ -125,3 +127,11 @@ def best(
         )
     item, score = top_k(scores, k)
     return item.where(score.isfinite(), -1), score
+
+
+def bar(batches: Any, description: str, progress: bool) -> Iterator[SequenceBatch]:
+    """Shows how far the batches are, if asked, on a terminal."""
+    # None hides the bar where there is no terminal.
+    yield from tqdm(
+        batches, description, disable=None if progress else True, leave=False
+    )

@@ -94,7 +94,7 @@ def test_recommend_to_all_shows_progress(
         shown.append(progress)
         return batches
 
-    monkeypatch.setattr('hellm_pyg.evaluation.ranking._bar', bar)
+    monkeypatch.setattr('hellm_pyg.evaluation.lists.bar', bar)
     hellm('recommend', shop / 'seq', '--all', '--out', tmp_path / 'top.csv')
     assert shown == [True]
     hellm('recommend', shop / 'seq', '-u', 'u03')
