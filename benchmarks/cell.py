@@ -55,6 +55,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
     training = metrics['seconds'] if added else fitting
     training += sum(m['seconds'] for m in metrics.get('members', {}).values())
     device = metrics.get('device', 'cpu')
+    former = load_json(path, dict) if path.is_file() else {}
     data, _ = build_data(config.data)
     validated = data['user'].val_item >= 0
     if 'sample_mask' in data['user']:
@@ -78,6 +79,7 @@ def run_cell(cell: Cell, protocols: list[list[str]], path: Path) -> None:
         'seconds': {'training': training, 'evaluation': sum(passes.values())},
         'peak_memory_bytes': peak_memory(torch.device(device)),
         'validation': metrics,
+        'test_reads': former.get('test_reads', bool(former.get('test'))) + bool(test),
         'test': test,
         'ranks': ranks,
     }

@@ -13,7 +13,7 @@ A table is a YAML file:
     protocols: [[train+val, seen], [train+val, none]]    # history, mask at test
     overrides: [train.epochs=9] # of every cell, may be left out
     runs: runs                  # folder of the runs, may be left out
-    base: sasrec                # what the report compares with, may be left out
+    base: sasrec                # what the report compares with, else LightGCN
     cells:
       sasrec: {recipe: sasrec}
       knn: {recipe: pretrain_best, grid: {data.knn: [1, 5, 10]}, datasets: [beauty]}

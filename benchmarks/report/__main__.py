@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         '--baseline',
         action='append',
         help='cell to compare all others with, besides the best on validation; may be '
-        "given several times (default: 'lightgcn'; of a ladder the base of its table)",
+        "given several times (default: the base of the table, else 'lightgcn')",
     )
     parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
     parser.add_argument('--resamples', type=int, default=Settings.resamples)

@@ -158,6 +158,19 @@ def _compare(
     ]
 
 
+def _tested(section: Section) -> list[Model]:
+    """What is compared: the models, and of each grid the best on validation.
+
+    Neither what was trained on the validation items, too, nor what is outdated.
+    """
+    groups = [[model] for model in section.models] + list(section.grids.values())
+    found = []
+    for group in groups:
+        own = [m for m in group if not (m.saw_validation or m.outdated)]
+        found += [max(own, key=lambda model: model.validation or 0.0)] if own else []
+    return found
+
+
 def _references(
     models: Sequence[Model], baselines: Sequence[str]
 ) -> list[tuple[Model, str]]:
@@ -214,12 +227,13 @@ def analyse(
 
     Args:
         section: A table on a data set.
-        baselines: Names of the cells that the others are compared with, besides the one
-            that is best on validation.
+        baselines: Names of the cells, or points of grids, that the others are compared
+            with, besides the one that is best on validation.
         settings: How much is resampled.
     """
     settings = settings or Settings()
     grids = [model for grid in section.grids.values() for model in grid]
+    tested = _tested(section)
     analysis = Analysis(section, {}, [], [], None)
     for protocol in section.protocols:
         rows = _rows(section, [*section.models, *grids], protocol)
@@ -246,7 +260,7 @@ def analyse(
                 ]
                 for saw in (False, True)
             )
-            compared = [models[i] for i in plain]
+            compared = [model for model in models if model in tested]
             analysis.tests = [
                 Tests(one, why, _compare(compared, one, protocol, settings))
                 for one, why in _references(compared, baselines)

@@ -8,7 +8,7 @@ import re
 import statistics
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -18,11 +18,13 @@ import numpy as np
 import torch
 
 from benchmarks.report.names import Name, name_of
+from benchmarks.report.outdated import outdated
 from benchmarks.report.plan import Plan, load_plan
 from benchmarks.report.statistics import Array
 from hellm_pyg.evaluation import HEADLINE, ndcg, recall
 
 METRICS = ('R@10', 'N@10', 'R@20', 'N@20')
+OUTDATED = '‡'
 
 
 def per_user(rank: np.ndarray) -> Array:
@@ -46,6 +48,7 @@ class Result:
 
     path: Path
     content: dict[str, Any]
+    outdated: bool = False  # the file of its table asks for another one now
 
     @property
     def name(self) -> str:
@@ -130,6 +133,11 @@ class Result:
         peak = self.get('validation', 'peak_memory_bytes')
         peak = peak or self.get('peak_memory_bytes') or {}
         return peak.get('cuda', peak.get('process'))
+
+    @property
+    def test_reads(self) -> int | None:
+        """How many models of its name the test items were read for."""
+        return self.get('test_reads')
 
     @property
     def trained_parameters(self) -> int | None:
@@ -220,6 +228,16 @@ class Model:
     def validation(self) -> float | None:
         """Mean validation N@10, which chooses the reference."""
         return self.mean(self.validations('N@10'))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the result of any seed is not what its table asks for now."""
+        return any(result.outdated for result in self.results)
+
+    @property
+    def label(self) -> str:
+        """How it is shown: what is outdated has a mark."""
+        return self.name.label + f' {OUTDATED}' * self.outdated
 
     @property
     def saw_validation(self) -> bool:
@@ -333,6 +351,8 @@ def load(folder: Path) -> list[Section]:
     if not results and not failed:
         raise ValueError(f"'folder' needs results of 'benchmarks.run' (got '{folder}')")
     sections, table = {}, folder.resolve().name
+    stale = outdated([result.path for result in results], table)
+    results = [replace(result, outdated=result.path in stale) for result in results]
     for dataset in sorted(
         {r['dataset'] for r in failed} | {r.dataset for r in results}
     ):

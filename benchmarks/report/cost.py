@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report import numbers
 from benchmarks.report.cells import Model
-from benchmarks.report.tables import Cell, Table, named, refitted
+from benchmarks.report.tables import Cell, Table, named, remarks
 
 COLUMNS = (
     'model',
@@ -59,7 +59,7 @@ def training(models: Sequence[Model]) -> Table:
             ]
         )
     last = len(COLUMNS) - 1
-    caption = CAPTION + refitted(models)
+    caption = CAPTION + remarks(models)
     return Table('Training', list(COLUMNS), body, caption, words={last})
 
 

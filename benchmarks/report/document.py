@@ -13,7 +13,7 @@ from benchmarks.report.cells import Section, load
 from benchmarks.report.expectations import expectations
 from benchmarks.report.ladder import Ladder
 from benchmarks.report.names import title_of
-from benchmarks.report.outdated import outdated
+from benchmarks.report.plan import load_plan
 from benchmarks.report.prose import load_notes
 from benchmarks.report.search import load_searches
 from benchmarks.report.summary import overview
@@ -108,8 +108,13 @@ def _summary(analysis: Analysis) -> str:
 
 def _searches(section: Section) -> Table | None:
     """The searches that have written the recipes of a section, if there are some."""
-    recipes = [Path(result.get('recipe') or '') for result in section.results]
+    recipes = [
+        Path(result.get('recipe') or '')
+        for result in section.results
+        if result.trained_parameters and not result.get('config', 'ensemble')
+    ]
     names = {path.stem for path in recipes if path.parent.parent.name == 'benchmarks'}
+    others = {path.stem for path in recipes if path.name} - names
     every = [
         one
         for one in load_searches(section.folder.parent / SEARCH)
@@ -117,12 +122,19 @@ def _searches(section: Section) -> Table | None:
     ]
     own = [one for one in every if one.dataset == section.dataset]
     borrowed = {one.name for one in every} - {one.name for one in own}
-    return search.budgets(own, sorted(borrowed)) if own else None
+    return search.budgets(own, sorted(borrowed), sorted(others)) if own else None
 
 
 def _part(
-    section: Section, notes: str, baselines: Sequence[str], settings: Settings
+    section: Section,
+    notes: str,
+    baselines: Sequence[str] | None,
+    settings: Settings,
 ) -> Part:
+    if baselines is None:
+        base = load_plan(section.table).base
+        there = any(model.key == base for model in section.everything)
+        baselines = [base if base and there else 'lightgcn']
     analysis = analyse(section, baselines, settings)
     rungs = Ladder.of(section, baselines) if section.is_ladder else None
     compared = rungs.models if rungs else section.models[::-1]
@@ -130,7 +142,7 @@ def _part(
     if searches := _searches(section):
         records.append(searches)
     if section.results:
-        records.append(tables.provenance(analysis, outdated(section)))
+        records.append(tables.provenance(analysis))
     remarks = []
     if analysis.tests and not analysis.slices:
         remarks.append(
@@ -171,8 +183,8 @@ def build(
     Args:
         folders: Folders of results; one that is called 'search' is of searches.
         baselines: Cells that all others are compared with, besides the best on
-            validation; LightGCN where it is there if :obj:`None`. None that was trained
-            on the validation items, too.
+            validation; if :obj:`None`, the base of a table's file, or LightGCN where it
+            is there. None that was trained on the validation items, too.
         settings: How much is resampled.
 
     Raises:
@@ -193,8 +205,6 @@ def build(
         raise ValueError(
             f"'baseline' needs to be one of {sorted(known)} (got {sorted(missing)})"
         )
-    if baselines is None:
-        baselines = ['lightgcn']
     first = [own[0] for own in loaded]  # has the notes of its folder
     parts = [
         _part(

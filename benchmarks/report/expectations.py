@@ -10,7 +10,7 @@ from benchmarks.report import numbers
 from benchmarks.report.analysis import Analysis, Row
 from benchmarks.report.cells import METRICS
 from benchmarks.report.names import Printed, printed_all, tables
-from benchmarks.report.tables import Cell, Table, between, named, refitted
+from benchmarks.report.tables import Cell, Table, between, named, remarks
 
 
 class Expectation(NamedTuple):
@@ -68,7 +68,7 @@ def _table(source: str, rows: list[Expectation], metrics: Sequence[str]) -> Tabl
         'Each row under the protocol that it was printed under; intervals are those of '
         f'the test tables. {_order(rows, last)}'
     )
-    caption = caption.strip() + refitted(one.row.model for one in rows)
+    caption = caption.strip() + remarks(one.row.model for one in rows)
     return Table(source, columns, body, caption, words={1, 2})
 
 
@@ -83,10 +83,14 @@ def _order(rows: Sequence[Expectation], metric: str) -> str:
     """How many pairs of printed rows come out as printed.
 
     Of several models that stand for one row, validation chooses; it cannot choose
-    those that were trained on its items.
+    those that were trained on its items. What is outdated is not asked.
     """
     chosen: dict[str, Expectation] = {}
-    plain = [one for one in rows if not one.row.model.saw_validation]
+    plain = [
+        one
+        for one in rows
+        if not (one.row.model.saw_validation or one.row.model.outdated)
+    ]
     for one in sorted(plain, key=lambda one: one.row.model.validation or 0.0):
         chosen[one.printed.model] = one
     pairs = [

@@ -10,7 +10,7 @@ from benchmarks.report.analysis import Analysis, Row
 from benchmarks.report.cells import METRICS, Model
 from benchmarks.report.charts import Mark
 from benchmarks.report.ladder import Ladder
-from benchmarks.report.tables import apart, left_out, of_group, ordered, refitted
+from benchmarks.report.tables import apart, left_out, of_group, ordered, remarks
 
 N10 = METRICS.index('N@10')
 
@@ -24,13 +24,13 @@ class Figure(NamedTuple):
 
 
 def _told(model: Model, *lines: str) -> str:
-    return '\n'.join([model.name.label, *lines])
+    return '\n'.join([model.label, *lines])
 
 
 def _row_mark(row: Row, metric: str) -> Mark:
     i = METRICS.index(metric)
     lines = [f'{metric} {numbers.decimal(row.mean[i])}']
-    mark = Mark(row.model.name.label, row.model.name.family, [row.mean[i]], [], '')
+    mark = Mark(row.model.label, row.model.name.family, [row.mean[i]], [], '')
     if row.low is not None and row.high is not None:
         mark.low, mark.high = row.low[i], row.high[i]
         lines[0] += f' [{numbers.decimal(mark.low)}, {numbers.decimal(mark.high)}]'
@@ -69,7 +69,7 @@ def _accuracy(analysis: Analysis, rows: Sequence[Row]) -> Figure:
         f'Test, {analysis.headline}. Dot: mean over seeds; line: interval over users; '
         'strokes: seeds; open diamond: printed by others, under their protocol.'
     )
-    caption += refitted(row.model for row in rows)
+    caption += remarks(row.model for row in rows)
     return Figure(of_group('Accuracy', rows[0].model), plots, caption)
 
 
@@ -78,7 +78,6 @@ def learning(analysis: Analysis) -> list[Figure]:
     by_epoch: list[Mark] = []
     by_second: list[Mark] = []
     for model in analysis.section.shown:
-        name = model.name
         for result in model.results:
             points = result.curve
             if not points:
@@ -91,7 +90,9 @@ def learning(analysis: Analysis) -> list[Figure]:
                 f'{numbers.duration(seconds[best])}',
             )
             for marks, x in ((by_epoch, epochs), (by_second, seconds)):
-                marks.append(Mark(name.label, name.family, x, values, title, best=best))
+                marks.append(
+                    Mark(model.label, model.name.family, x, values, title, best=best)
+                )
     if not by_epoch:
         return []
     y = 'validation N@10'
@@ -121,7 +122,7 @@ def cost(analysis: Analysis) -> list[Figure]:
     rows = {
         row.model.key: row
         for row in analysis.tables.get(analysis.headline, [])
-        if not row.model.saw_validation
+        if not (row.model.saw_validation or row.model.outdated)
     }
     plots = []
     for label, attribute, write, wanted in (
@@ -136,8 +137,7 @@ def cost(analysis: Analysis) -> list[Figure]:
             if model.key in rows and value:
                 y = float(rows[model.key].mean[N10])
                 title = _told(model, f'N@10 {y:.4f}', f'{label} {write(value)}')
-                name = model.name
-                marks.append(Mark(name.label, name.family, [value], [y], title))
+                marks.append(Mark(model.label, model.name.family, [value], [y], title))
         if len(marks) > 1:
             plots.append(charts.scatter(marks, label, 'test N@10', write, wanted))
     caption = (
@@ -171,8 +171,9 @@ def _rungs(rungs: Ladder, metric: str) -> str:
         base = mean if model is rungs.base else base
         seeds = values if len(values) > 1 else []
         title = _told(model, f'{metric} {mean:.4f}')
-        name = model.name
-        marks.append(Mark(name.label, name.family, [mean], [], title, seeds=seeds))
+        marks.append(
+            Mark(model.label, model.name.family, [mean], [], title, seeds=seeds)
+        )
     return charts.dot_plot(marks, f'validation {metric}', zero=False, line=base)
 
 

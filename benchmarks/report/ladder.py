@@ -13,7 +13,7 @@ from benchmarks.report import numbers
 from benchmarks.report.cells import Model, Result, Section
 from benchmarks.report.cost import each
 from benchmarks.report.plan import load_plan
-from benchmarks.report.tables import Cell, Table, named, refitted
+from benchmarks.report.tables import Cell, Table, named, remarks
 
 METRICS = ('N@10', 'R@10')
 IGNORED = (  # no levers
@@ -159,7 +159,8 @@ def table(ladder: Ladder) -> Table:
     means = {
         m: [one.mean(one.validations(m)) for one in ladder.models] for m in METRICS
     }
-    top = {m: max((v for v in means[m] if v is not None), default=0) for m in METRICS}
+    current = [i for i, model in enumerate(ladder.models) if not model.outdated]
+    top = {m: max((means[m][i] or 0.0 for i in current), default=0.0) for m in METRICS}
     body = []
     for i, model in enumerate(ladder.models):
         row = [named(model), Cell(_told(model, base)), Cell(str(len(model.results)))]
@@ -225,4 +226,4 @@ def _caption(ladder: Ladder) -> str:
         'Training is that of the epochs of this cell alone; where none are recorded, '
         'validation may be in it.'
     )
-    return ' '.join(words) + refitted(ladder.models)
+    return ' '.join(words) + remarks(ladder.models)

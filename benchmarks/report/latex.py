@@ -27,6 +27,7 @@ SPECIAL = {
     '±': r'$\pm$',
     '≤': r'$\le$',
     '†': r'\textsuperscript{\dag}',
+    '‡': r'\textsuperscript{\ddag}',
     '→': r'$\rightarrow$',
     '<': '$<$',
     '>': '$>$',

@@ -112,12 +112,15 @@ def _best_epoch(curve: Sequence[Mapping[str, float]]) -> float:
     return max(curve, key=lambda row: row[METRIC])['epoch']
 
 
-def budgets(found: Sequence[Search], borrowed: Sequence[str] = ()) -> Table:
+def budgets(
+    found: Sequence[Search], borrowed: Sequence[str] = (), others: Sequence[str] = ()
+) -> Table:
     """What was spent on choosing, and what was chosen.
 
     Args:
         found: The searches.
         borrowed: Recipes of the same data that were searched on others alone.
+        others: Recipes of the same data that were not searched.
     """
     body = []
     for search in found:
@@ -143,7 +146,15 @@ def budgets(found: Sequence[Search], borrowed: Sequence[str] = ()) -> Table:
     columns = ['recipe', 'data', 'budget', 'outcomes', 'spent', 'points\ntried']
     columns += [f'validation\n{METRIC}', 'chosen']
     caption = f'Validation {METRIC} chose; no test item was read by a search.'
-    caption += _equality(found, borrowed) + _haste(found) + _rising(found)
+    caption += _equality(found)
+    if borrowed:
+        caption += (
+            ' Not searched on these data, with the settings of others: '
+            f'{", ".join(borrowed)}.'
+        )
+    if others:
+        caption += f' Not searched, of settings by hand: {", ".join(others)}.'
+    caption += _haste(found) + _rising(found)
     return Table('Search', columns, body, caption, words={1, 2, 3, 7})
 
 
@@ -151,13 +162,8 @@ def _budget(search: Search) -> str:
     return f'{search.trials} trials of {search.minutes:g} min'
 
 
-def _equality(found: Sequence[Search], borrowed: Sequence[str]) -> str:
+def _equality(found: Sequence[Search]) -> str:
     """Whether all searches of a data set were given the same."""
-    if borrowed:
-        return (
-            f' Not searched on these data, with the settings of others: '
-            f'{", ".join(borrowed)}.'
-        )
     given: dict[str, dict[str, list[str]]] = {}
     for search in found:
         own = given.setdefault(search.dataset, {})
@@ -169,7 +175,7 @@ def _equality(found: Sequence[Search], borrowed: Sequence[str]) -> str:
         if len(own) > 1:
             each = [f'{", ".join(names)}: {budget}' for budget, names in own.items()]
             told += f' Budgets differ on {dataset} ({"; ".join(each)}).'
-    return told or ' On each data set these recipes were given the same budget.'
+    return told or ' On each data set the searched recipes were given the same budget.'
 
 
 def _haste(found: Sequence[Search]) -> str:

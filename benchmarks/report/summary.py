@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from benchmarks.report import numbers
 from benchmarks.report.analysis import Analysis, Row
-from benchmarks.report.cells import METRICS
+from benchmarks.report.cells import METRICS, OUTDATED
 from benchmarks.report.names import title_of
-from benchmarks.report.tables import Cell, Table, named, of_group, refitted
+from benchmarks.report.tables import Cell, Table, of_group, remarks
 from hellm_pyg.evaluation import HEADLINE
 
 SHOWN = ('R@10', 'N@10')
@@ -50,7 +50,12 @@ def _overview(
     order = sorted(rows, key=lambda key: _rank(rows[key]), reverse=True)
     best = {
         (i, metric): max(
-            (_value(own[i], metric) for own in rows.values() if i in own), default=0.0
+            (
+                _value(own[i], metric)
+                for own in rows.values()
+                if i in own and not own[i].model.outdated
+            ),
+            default=0.0,
         )
         for i in range(len(parts))
         for metric in SHOWN
@@ -59,9 +64,12 @@ def _overview(
     for key in order:
         own = rows[key]
         seeds = [str(own[i].seeds) if i in own else '-' for i in range(len(parts))]
-        first = next(iter(own.values())).model
+        name = next(iter(own.values())).model.name
         same = len(set(seeds)) == 1
-        cells = [named(first), Cell(seeds[0] if same else ', '.join(seeds))]
+        cells = [
+            Cell(name.label, family=name.family),
+            Cell(seeds[0] if same else ', '.join(seeds)),
+        ]
         for i, metric in itertools.product(range(len(parts)), SHOWN):
             cells.append(_cell(own.get(i), metric, best[i, metric]))
         body.append(cells)
@@ -73,9 +81,9 @@ def _overview(
         'are several; seeds by data set where their numbers differ. Below: what others '
         'have printed, † under another protocol.'
     )
-    models = [next(iter(own.values())).model for own in rows.values()]
+    models = [row.model for own in rows.values() for row in own.values()]
     title = of_group(f'Overview of {title_of(table)}', models[0])
-    return Table(title, columns, body, caption + refitted(models))
+    return Table(title, columns, body, caption + remarks(models))
 
 
 def _value(row: Row, metric: str) -> float:
@@ -97,4 +105,5 @@ def _cell(row: Row | None, metric: str, best: float) -> Cell:
         other = row.printed.protocol != str(HEADLINE)
         number = numbers.decimal(row.printed.metrics[metric])
         printed = f'(printed {number}{"†" if other else ""})'
-    return Cell(numbers.decimal(value), spread, printed, value == best)
+    mark = f' {OUTDATED}' * row.model.outdated
+    return Cell(numbers.decimal(value) + mark, spread, printed, value == best)

@@ -14,10 +14,14 @@ from benchmarks.report.analysis import (
     SliceTable,
     Tests,
 )
-from benchmarks.report.cells import METRICS, Model, Result
+from benchmarks.report.cells import METRICS, OUTDATED, Model, Result
 from benchmarks.report.names import printed_rows
 
 SIGNIFICANT = 0.05
+STALE = (
+    f'{OUTDATED} Outdated: of other settings or protocols than the file of the table '
+    'has now, or of runs that were; neither in bold nor compared.'
+)
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,27 @@ class Table:
 
 def named(model: Model) -> Cell:
     """The first cell of a row."""
-    return Cell(model.name.label, family=model.name.family)
+    return Cell(model.label, family=model.name.family)
 
 
-def refitted(models: Iterable[Model]) -> str:
-    """Says which models have had more to train on than the others."""
-    names = [model.name.label for model in models if model.saw_validation]
-    return f' Trained on the validation items, too: {"; ".join(names)}.' * bool(names)
+def remarks(models: Iterable[Model]) -> str:
+    """Says which models have had more to train on than the others, or are outdated."""
+    models = list(models)
+    names = dict.fromkeys(model.label for model in models if model.saw_validation)
+    text = f' Trained on the validation items, too: {"; ".join(names)}.' * bool(names)
+    if any(model.outdated for model in models):
+        text += f' {STALE}'
+    return text
 
 
-def left_out(models: Iterable[Model]) -> str:
+def left_out(models: Sequence[Model]) -> str:
     """Says that such models are not compared, if there are any."""
-    if not any(model.saw_validation for model in models):
-        return ''
-    return ' What is trained on the validation items, too, is left out.'
+    reasons = {
+        'trained on the validation items, too,': any(m.saw_validation for m in models),
+        f'outdated ({OUTDATED})': any(m.outdated for m in models),
+    }
+    given = ' or '.join(reason for reason, holds in reasons.items() if holds)
+    return f' What is {given} is left out.' * bool(given)
 
 
 def apart(rows: Sequence[Row]) -> list[list[Row]]:
@@ -115,7 +126,10 @@ def _metrics(title: str, rows: list[Row], protocol: str, settings: Settings) -> 
     printed = [
         m for m in METRICS if any(r.printed and m in r.printed.metrics for r in rows)
     ]
-    best = [max(row.mean[i] for row in rows) for i in range(len(METRICS))]
+    current = [row for row in rows if not row.model.outdated]
+    best = [
+        max((row.mean[i] for row in current), default=None) for i in range(len(METRICS))
+    ]
     body, marked = [], False
     for row in rows:
         cells = [named(row.model), Cell(str(row.seeds))]
@@ -147,7 +161,7 @@ def _metrics(title: str, rows: list[Row], protocol: str, settings: Settings) -> 
     if marked:
         caption += '. † printed under another protocol than this one'
     columns = ['model', 'seeds', *METRICS, *(f'printed\n{m}' for m in printed)]
-    caption += '.' + refitted(row.model for row in rows)
+    caption += '.' + remarks(row.model for row in rows)
     return Table(of_group(title, rows[0].model), columns, body, caption)
 
 
@@ -211,15 +225,16 @@ def slices(part: SliceTable) -> Table:
         'share of the best of a column.'
     )
     title = of_group(part.title, part.models[0])
-    return Table(title, ['model', *columns], body, caption + refitted(part.models))
+    return Table(title, ['model', *columns], body, caption + remarks(part.models))
 
 
-def provenance(analysis: Analysis, outdated: Sequence[str] = ()) -> Table:
+def provenance(analysis: Analysis) -> Table:
     """Where each number comes from, and which results are not of today's table."""
     body = [
         [
             Cell(result.name, code=True),
             Cell(str(result.seed)),
+            Cell('-' if result.test_reads is None else str(result.test_reads)),
             Cell(_commits(result), code=True),
             Cell((result.get('data_fingerprint') or '-')[:12], code=True),
             Cell(_machine(result)),
@@ -227,19 +242,18 @@ def provenance(analysis: Analysis, outdated: Sequence[str] = ()) -> Table:
         ]
         for result in analysis.section.results
     ]
-    columns = ['cell', 'seed', 'commit', 'data', 'made with', 'command']
+    columns = ['cell', 'seed', 'test\nreads', 'commit', 'data', 'made with', 'command']
     caption = (
         'Every row is a file of results; its protocols are '
         f'{"; ".join(analysis.tables) or analysis.headline}. A second commit is that '
-        'of the training. +changes: tracked files differed from the commit.'
+        'of the training. +changes: tracked files differed from the commit. Test '
+        'reads: how many models the test items were read for under this name, of which '
+        'the last is shown; the former had other settings or inputs (-: not counted).'
     )
-    caption += refitted(analysis.section.everything)
-    if outdated:
-        caption += (
-            " Made with other settings or protocols than the table's file has now, or "
-            f'of runs that were: {", ".join(outdated)}.'
-        )
-    return Table('Provenance', columns, body, caption, words={2, 3, 4, 5})
+    caption += remarks(analysis.section.everything)
+    if stale := [r.path.stem for r in analysis.section.results if r.outdated]:
+        caption += f' Outdated files: {", ".join(stale)}.'
+    return Table('Provenance', columns, body, caption, words={3, 4, 5, 6})
 
 
 def _commits(result: Result) -> str:

@@ -201,11 +201,13 @@ def test_slices_are_means_over_their_users(
     assert (by_length.value <= by_length.high).all()
 
 
-def test_points_of_a_grid_are_not_tested(folder: Path) -> None:
-    for k in (1, 5):
+def test_the_best_point_of_a_grid_is_tested(folder: Path) -> None:
+    for k, quality in ((1, 1), (5, 6), (10, 2)):
         point = {'cell': 'knn', 'grid': {'data.knn': k}}
-        write(folder, result(f'knn-{k}', ranks(500, 50, k), **point))
-    analysis = analyse(load(folder)[0], ['knn-1'], QUICK)
-    assert {'knn-1', 'knn-5'} < {r.model.key for r in analysis.tables[HEADLINE]}
-    assert [one.reference.key for one in analysis.tests] == ['best']
-    assert len(analysis.tests[0].rows) == 2
+        write(folder, result(f'knn-{k}', ranks(500, quality, k), **point))
+    analysis = analyse(load(folder)[0], ['knn-1', 'knn-5'], QUICK)
+    points = {'knn-1', 'knn-5', 'knn-10'}
+    assert points < {r.model.key for r in analysis.tables[HEADLINE]}
+    assert [one.reference.key for one in analysis.tests] == ['best', 'knn-5']
+    compared = {row.model.key for row in analysis.tests[0].rows}
+    assert compared == {'middle', 'lightgcn', 'knn-5'}

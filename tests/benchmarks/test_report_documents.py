@@ -159,12 +159,44 @@ def test_results_of_other_settings_are_named(
     )
     own = {'recipe': cell.recipe, 'overrides': cell.overrides, 'seed': cell.seed}
     write(folder, result('item_knn', ranks(50, 1, 1), **own))
-    write(folder, result('popularity', ranks(50, 1, 2), **own))
+    write(folder, result('popularity', ranks(50, 9, 2), **own))  # ranks best
+    write(folder, result('vbpr', ranks(50, 1, 4), seed=1))
     write(folder, result('popularity', ranks(50, 1, 3), seed=1))  # no such seed there
     assert main([str(folder), '--resamples', '20', '--signs', '20']) == 0
-    told = "than the table's file has now, or of runs that were: "
     text = (folder / 'RESULTS.md').read_text()
-    assert f'{told}beauty-popularity-2024.\n' in text
+    assert 'Outdated files: beauty-popularity-2024.\n' in text
+    tables = re.split(r'^#{2,4} ', text, flags=re.MULTILINE)
+    (found,) = (part for part in tables if part.startswith(f'Test, {HEADLINE}\n'))
+    rows = {row.split(' | ')[0]: row for row in found.splitlines() if '| ' in row}
+    assert '**' not in rows['| Popularity ‡']
+    assert '**' in rows['| Item-kNN'] + rows['| VBPR']
+    assert '‡ Outdated: of other settings or protocols' in found
+    (tests,) = (part for part in tables if part.startswith('Against'))
+    assert 'What is outdated (‡) is left out.' in tests
+    assert '| Popularity' not in tests
+    page = (folder / 'RESULTS.html').read_text()
+    assert '>Popularity ‡<' in page
+    assert r'Popularity \textsuperscript{\ddag}' in (folder / 'RESULTS.tex').read_text()
+
+
+def test_the_base_of_a_table_is_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('HELLM_DATA', raising=False)
+    monkeypatch.setattr('benchmarks.report.plan.PAPER', tmp_path)
+    cells = '{one: {recipe: sasrec}, two: {recipe: sasrec}, three: {recipe: sasrec}}'
+    (tmp_path / 'mine.yaml').write_text(
+        f'{{datasets: [beauty], seeds: [1], protocols: [], base: two, cells: {cells}}}'
+    )
+    for i, name in enumerate(('one', 'two', 'three')):
+        write(tmp_path / 'mine', result(name, ranks(50, 9 - i, i)))
+    arguments = [str(tmp_path / 'mine'), '--resamples', '20', '--signs', '20']
+    for more, base in (([], 'two'), (['--baseline', 'three'], 'three')):
+        assert main([*arguments, *more]) == 0
+        text = (tmp_path / 'mine' / 'RESULTS.md').read_text()
+        assert 'Against one, the best on validation N@10' in text
+        assert f'Against {base}, the chosen baseline' in text
+        assert text.count('the chosen baseline') == 1
 
 
 def test_page_is_whole_and_asks_for_nothing(written: dict[str, str]) -> None:

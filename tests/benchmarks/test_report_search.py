@@ -66,7 +66,7 @@ def test_budgets_are_compared(folder: Path) -> None:
     (one, other) = load_searches(folder)
     assert 'budget' not in budgets([one, other]).caption  # one a data set
     same = one._replace(name='sasrec')
-    told = ' On each data set these recipes were given the same budget.'
+    told = ' On each data set the searched recipes were given the same budget.'
     assert told in budgets([one, same, other]).caption
     longer = one._replace(name='bm3', minutes=15)
     caption = budgets([one, longer, same, other]).caption
@@ -79,12 +79,13 @@ def test_budgets_are_compared(folder: Path) -> None:
 
 def test_borrowed_settings_are_told(folder: Path) -> None:
     one = load_searches(folder)[0]
-    caption = budgets([one, one._replace(name='sasrec')], ['bm3', 'freedom']).caption
-    assert 'same budget' not in caption
-    assert (
-        ' Not searched on these data, with the settings of others: bm3, freedom.'
-        in (caption)
-    )
+    found = [one, one._replace(name='sasrec')]
+    caption = budgets(found, ['bm3', 'freedom'], ['sasrec_best']).caption
+    assert 'the searched recipes were given the same budget.' in caption
+    assert ' with the settings of others: bm3, freedom.' in caption
+    assert ' Not searched, of settings by hand: sasrec_best.' in caption
+    longer = one._replace(name='lattice', minutes=15)
+    assert 'Budgets differ on beauty' in budgets([*found, longer], ['bm3']).caption
 
 
 def test_short_trials_are_told(folder: Path) -> None:

@@ -32,6 +32,7 @@ from benchmarks.table import Cell, cells, load_table
 from hellm_pyg import allocator, experiment
 from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import load_config, recipes
+from hellm_pyg.evaluation import Protocol
 from hellm_pyg.evaluation.metrics import summarize
 from tests.shop import NUM_USERS, write_shop
 
@@ -455,6 +456,21 @@ def test_floors_have_results(tmp_path: Path) -> None:
     assert len(found['data_fingerprint']) == 64
     assert (found['device'], found['threads']) == ('cpu', torch.get_num_threads())
     assert found['seconds']['training'] > 0
+
+
+def test_looks_at_the_test_items_are_counted(tmp_path: Path) -> None:
+    floor = {'recipe': 'sasrec', 'overrides': ['model.name=Popularity']}
+    table = load_table(write_table(tmp_path, {'p': floor}))
+    (cell,) = cells(table)
+    path = tmp_path / 'p.json'
+    for reads, recall in ((1, 0.5), (2, 0.4)):
+        run_cell(cell, table['protocols'], path)
+        found = json.loads(path.read_text())
+        assert found['test_reads'] == reads
+        found['test'][str(Protocol())]['metrics']['R@5'] = recall  # a former model's
+        path.write_text(json.dumps(found))
+    run_cell(cell, [], tmp_path / 'validation.json')
+    assert json.loads((tmp_path / 'validation.json').read_text())['test_reads'] == 0
 
 
 def test_model_files_are_counted_with_members_but_no_states(tmp_path: Path) -> None:
