@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.conv.light_hypergraph_conv import LightHypergraphConv
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.loss import ContrastiveLoss
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
@@ -35,7 +35,7 @@ class NodeViews(NamedTuple):
         """The bipartite view plus the normalised hypergraph view."""
         if self.hypergraph is None:
             return self.bipartite
-        return self.bipartite + F.normalize(self.hypergraph, dim=-1)
+        return self.bipartite + directions(self.hypergraph)
 
 
 def concat_incidence(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.kept import Kept
 
 
@@ -155,7 +156,7 @@ class ProjectedFeatures(ItemFeatures):
         """
         linear = self.linear[name]
         x = self(data, name, index).to(linear.weight.dtype)
-        return linear(F.normalize(x, dim=-1) if normalize else x)
+        return linear(directions(x) if normalize else x)
 
 
 def triple_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:

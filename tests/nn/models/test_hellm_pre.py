@@ -354,6 +354,22 @@ def test_an_evaluation_may_come_before_training() -> None:
     model.loss(DATA, BATCH).backward()
 
 
+def test_nodes_without_neighbours_in_half_precision() -> None:
+    data = make_data()
+    for name in ('text', 'image'):
+        add_hyperedges(data, name, 1, 0.3)  # item 1 is in none
+    model = make().half()
+    assert not bool(model.views(data)[1].hypergraph[1].any())
+    model.loss(data, BATCH).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    torch.testing.assert_close(
+        tuple(x.double() for x in model.encode(data)),
+        model.double().encode(data),
+        atol=0.01,
+        rtol=0,
+    )
+
+
 def test_embeddings_are_the_fused_vectors() -> None:
     model = make()
     out = model.embeddings(DATA)

@@ -33,14 +33,17 @@ def make(cls: type[GraphRecommender], **kwargs: object) -> GraphRecommender:
     return cls(NUM_USERS, NUM_ITEMS, **{'feature_dims': DIMS, **kwargs})
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('cls', MODELS)
-def test_missing_rows_never_give_nan(cls: type[GraphRecommender]) -> None:
+def test_missing_rows_never_give_nan(
+    cls: type[GraphRecommender], dtype: torch.dtype
+) -> None:
     data = copy.copy(DATA)
     data['item'].x_text = torch.full_like(DATA['item'].x_text, torch.nan)
     pairs = data['item', 'member_of', 'text_hyperedge']
     pairs.edge_index = torch.empty(2, 0, dtype=torch.long)
     for kwargs in ({}, {'feature_dims': {'text': 5}}):
-        model = make(cls, **kwargs).train()
+        model = make(cls, **kwargs).to(dtype).train()
         model.on_epoch_start(data)
         loss = model.loss(data, BATCH)
         loss.backward()
