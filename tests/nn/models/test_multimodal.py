@@ -113,6 +113,21 @@ def test_features_follow_the_data() -> None:
         model(without_features(DATA, 'text'), 'text')
 
 
+def test_features_that_do_not_fit_are_refused() -> None:
+    data, model = copy.copy(DATA), ItemFeatures(NUM_ITEMS, DIMS)
+    x = DATA['item'].x_text
+    data['item'].num_nodes = NUM_ITEMS
+    for wrong, message in (
+        (x[1:], r"'x_text' needs a row for each .*\[11, F\] \(got \[10, 5\]\)"),
+        (x[0], r"'x_text' needs a row for each .*\[11, F\] \(got \[5\]\)"),
+        (x[:, 1:], r"'x_text' of 5 channels .*got shape \[11, 4\]"),
+        (x.clone().fill_diagonal_(torch.inf), r"'x_text' .*finite.* 5 rows"),
+    ):
+        data['item'].x_text = wrong
+        with pytest.raises(ValueError, match=message):
+            model(data, 'text')
+
+
 def test_projection_normalises_on_demand() -> None:
     model = ProjectedFeatures(NUM_ITEMS, DIMS, 3)
     model.reset_parameters()
