@@ -160,7 +160,7 @@ class FREEDOM(GraphRecommender):
     def item_graph(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         """Returns the item graph [I, I] and its transpose, both CSR.
 
-        It is kept for as long as the data holds the same tensors.
+        It is kept for as long as the data holds the same tensors, unchanged.
         """
         sources = [neighbor_pairs(data, name) for name in self.modality_weights]
         return self._item_graph.get(sources, lambda: self._mix(sources))

@@ -220,7 +220,7 @@ class LATTICE(GraphRecommender):
                 out.append(Edges.from_pairs(pairs, self.num_items, self.num_items))
             return out
 
-        return self._learned.get([self.neighbor, self.neighbor._version], make)
+        return self._learned.get([self.neighbor], make)
 
     def _similarities(self, data: HeteroData) -> list[Tensor]:
         """Similarities of the learned graphs, one an edge."""

@@ -63,7 +63,7 @@ class ItemFeatures(torch.nn.Module):
     def raw(self, data: HeteroData, name: str) -> tuple[Tensor, Tensor]:
         """Returns the data's features [I, F] and where there are any, bool [I].
 
-        They are kept for as long as the data holds the same tensor.
+        They are kept for as long as the data holds the same tensor, unchanged.
 
         Raises:
             ValueError: If the data does not fit.

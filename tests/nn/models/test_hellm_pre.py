@@ -341,6 +341,10 @@ def test_the_incidence_is_built_once_and_never_stale() -> None:
     add_hyperedges(data, 'text', 3, 0.5)
     second = model.item_incidence(data)
     assert second.size(1) != first.size(1)
+    edges = data['item', 'member_of', 'text_hyperedge'].edge_index
+    edges.as_tensor()[1] = edges.as_tensor()[1].flip(0)
+    third = model.item_incidence(data)
+    assert not torch.equal(third.as_tensor(), second.as_tensor())
     torch.testing.assert_close(model.encode(data), make().encode(data))
     add_hyperedges(data, 'audio', 4, 0.1)
     assert model.item_incidence(data).get_sparse_size(1) == 3 * NUM_ITEMS

@@ -109,6 +109,9 @@ def test_features_follow_the_data() -> None:
     other = copy.copy(DATA)
     other['item'].x_text = 2 * DATA['item'].x_text
     assert torch.equal(model(other, 'text'), 2 * first)
+    other['item'].x_text[WITHOUT['text']] = 7.0
+    assert bool((model(other, 'text')[WITHOUT['text']] == 7).all())
+    assert bool(model.present(other, 'text').all())
     with pytest.raises(ValueError, match=r"'x_text' of 5 channels .*got None"):
         model(without_features(DATA, 'text'), 'text')
 
