@@ -15,7 +15,11 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 
 # Module prefix (most specific first) to what it may import from the package.
 RULES = {
-    'hellm_pyg.nn.models': {'hellm_pyg.nn', 'hellm_pyg.data.batch'},
+    'hellm_pyg.nn.models': {
+        'hellm_pyg.nn',
+        'hellm_pyg.data.batch',
+        'hellm_pyg.data.features',
+    },
     'hellm_pyg.nn': {'hellm_pyg.nn'},
     'hellm_pyg.data': {'hellm_pyg.data'},
     'hellm_pyg.transforms': {'hellm_pyg.transforms', 'hellm_pyg.data'},

@@ -97,8 +97,9 @@ class SequenceBatch:
 
     @property
     def last(self) -> Tensor:
-        """Flat index of the last item of each row, :math:`[B]`."""
-        return self.length.cumsum(0) - 1
+        """Flat index of the last item of each row, -1 of an empty one, :math:`[B]`."""
+        length = self.length
+        return (length.cumsum(0) - 1).where(length > 0, -1)
 
     @property
     def targets_positions(self) -> bool:

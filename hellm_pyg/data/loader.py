@@ -27,6 +27,7 @@ BatchT = TypeVar('BatchT', PairBatch, SequenceBatch)
 LoaderT = TypeVar('LoaderT', bound='Loader')
 
 POOL = 100  # batches that are bucketed by length together
+MANY_USERS = 100_000  # above them a step does not permute all to draw a few
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -67,6 +68,15 @@ def _indices(users: Tensor | Sequence[int], num_users: int) -> Tensor:
             f'{user[unknown].tolist()[:5]})'
         )
     return user
+
+
+def _distinct(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Distinct numbers below ``size``, drawn uniformly, at most ``count``."""
+    if size <= max(MANY_USERS, 64 * count):
+        return torch.randperm(size, generator=generator)[:count]
+    seed = int(torch.randint(2**62, (), generator=generator))
+    draw = np.random.default_rng(seed).choice(size, count, replace=False)
+    return torch.from_numpy(draw)
 
 
 def _check_at_least(name: str, value: int, least: int, why: str = '') -> None:
@@ -162,9 +172,11 @@ class PairLoader(Loader[PairBatch]):
 
     With ``sampling='user'`` an epoch is :math:`\lfloor E / B \rfloor + 1` steps of
     :math:`\min(U, B)` distinct users drawn uniformly, each with one random training
-    item. With ``sampling='interaction'`` it is one pass over the shuffled
-    interactions. Negatives are uniform over the items outside the training history;
-    held-out items may be among them.
+    item. They are the first of a permutation of all, unless these are more than
+    100,000 and :math:`64 B`, when a step costs :math:`B` draws. With
+    ``sampling='interaction'`` it is one pass over the shuffled interactions.
+    Negatives are uniform over the items outside the training history; held-out items
+    may be among them.
 
     Args:
         data: Split interactions.
@@ -212,8 +224,8 @@ class PairLoader(Loader[PairBatch]):
     def _batch(self, epoch: int, index: int, rows: Tensor) -> PairBatch:
         generator = _generator(self.seed, epoch, index)
         if self.sampling == 'user':
-            chosen = torch.randperm(self._users.numel(), generator=generator)
-            user = self._users[chosen[: self.batch_size]]
+            number = self._users.numel()
+            user = self._users[_distinct(number, self.batch_size, generator)]
             length = self._train.length[user]
             draw = torch.rand(user.numel(), dtype=torch.float64, generator=generator)
             rows = self._train.ptr[user] + (draw * length).long().clamp_(max=length - 1)

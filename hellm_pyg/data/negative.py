@@ -48,12 +48,13 @@ class NegativeSampler:
     def sample(
         self, user: Tensor, num_neg: int, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws with replacement.
+        """Draws with replacement, on the CPU: the same wherever the interactions lie.
 
         Args:
-            user: Users, int64 of shape :math:`[N]`; may repeat.
+            user: Users, int64 of shape :math:`[N]`, on the device of the interactions;
+                may repeat.
             num_neg: Number of negatives :math:`n` of each.
-            generator: Source of randomness.
+            generator: Source of randomness, one of the CPU.
 
         Returns:
             Items of shape :math:`[N, n]`.
@@ -62,7 +63,7 @@ class NegativeSampler:
         draw = torch.rand(
             user.numel(), num_neg, dtype=torch.float64, generator=generator
         )
-        index = (draw * free).long().clamp_(max=free - 1)
+        index = (draw.to(free.device) * free).long().clamp_(max=free - 1)
         key = index + (user * self.num_items).unsqueeze(-1)
         below = torch.searchsorted(self._key, key, right=True)
         return index + below - self._start[user].unsqueeze(-1)

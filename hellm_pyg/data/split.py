@@ -81,7 +81,7 @@ def interaction_edges(data: HeteroData) -> Tensor:
 
 def chronological(user: Tensor, time: Tensor | None) -> Tensor:
     """The order of interactions by user, then time, then as they are, :math:`[E]`."""
-    order = torch.arange(user.numel())
+    order = torch.arange(user.numel(), device=user.device)
     if time is not None:
         order = time.argsort(stable=True)
     return order[user[order].argsort(stable=True)]
@@ -102,7 +102,10 @@ def require_split(data: HeteroData, purpose: str) -> None:
 
 def _train(data: HeteroData) -> Histories:
     user, item = edge_tensor(data[INTERACTS].edge_index)
-    if bool((user[1:] < user[:-1]).any()):
+    if 'val_item' not in data['user']:  # no split has sorted them yet
+        order = chronological(user, data[INTERACTS].get('time'))
+        user, item = user[order], item[order]
+    elif bool((user[1:] < user[:-1]).any()):
         raise ValueError(
             "'data' needs its interactions sorted by user, then time (got unsorted "
             "users): apply 'LeaveOneOut', which sorts them"
@@ -149,7 +152,8 @@ def history_edges(
     r"""What is known of each user before the target of a split.
 
     Args:
-        data: Split interactions; un-split ones are accepted for ``'all'`` alone.
+        data: Split interactions; un-split ones are accepted for ``'all'`` alone, with
+            edges in any order.
         split: ``'train'`` and ``'val'`` give the training items, ``'test'`` those of
             ``history``, ``'all'`` everything, test items included. Of data split by
             date, ``'train+val'`` means all before the test target.

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hellm_pyg.nn.directions import directions
+
 
 class ContrastiveLoss(torch.nn.Module):
     r"""The node contrast of `"HeLLM: Multi-Modal Hypergraph Enhanced LLM
@@ -143,9 +145,7 @@ class ContrastiveLoss(torch.nn.Module):
 
 
 def _directions(z: Tensor) -> Tensor:
-    z = z.to(torch.promote_types(z.dtype, torch.float32))
-    norm = z.norm(dim=-1, keepdim=True)
-    return z / torch.where(norm > 1e-12, norm, float('inf'))
+    return directions(z.to(torch.promote_types(z.dtype, torch.float32)))
 
 
 class _Contrast(torch.autograd.Function):

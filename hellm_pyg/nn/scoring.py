@@ -38,10 +38,15 @@ def inner_products(x: Tensor, table: Tensor) -> Tensor:
         \cdot 16` columns.
     """
     dtype = _precision(x, table)
-    size = table.size(0)
     with torch.autocast(x.device.type, enabled=False):
-        padded = F.pad(table.to(dtype), (0, 0, 0, -size % ALIGNMENT))
-        return (x.to(dtype) @ padded.t())[:, :size]
+        padded = _aligned(table.to(dtype))
+        return (x.to(dtype) @ padded.t())[:, : table.size(0)]
+
+
+def _aligned(table: Tensor) -> Tensor:
+    """The table with rows of zeros up to a multiple of ``ALIGNMENT``."""
+    missing = -table.size(0) % ALIGNMENT
+    return F.pad(table, (0, 0, 0, missing)) if missing else table
 
 
 def _precision(x: Tensor, table: Tensor) -> torch.dtype:
@@ -106,10 +111,11 @@ class _TableCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float64, device=x.device)
         taught = 0.0 if soft is None else soft.weight
         with torch.autocast(device, enabled=False):
-            low = table.to(dtype)
+            low, size = table.to(dtype), table.size(0)
+            padded = _aligned(table.to(_precision(x, table)))
             for rows in _slices(x.size(0), chunk_size):
                 part, label = x[rows], target[rows].unsqueeze(1)
-                logits = inner_products(part, table)
+                logits = inner_products(part, padded)[:, :size]
                 if bias is not None:
                     logits += bias
                 _hide(logits, hidden, rows)
@@ -191,10 +197,10 @@ def table_cross_entropy(
     p_{ti}` in place of the right row alone.
 
     Gradients are computed chunk by chunk in the forward pass: the memory is
-    that of ``chunk_size`` rows of logits, whatever :math:`T`. Logits and
-    softmax have the table's precision, or fp32 if that is lower; the gradients'
-    products run in the table's type, or under autocast in its. The result can be
-    differentiated once.
+    that of ``chunk_size`` rows of logits and a few copies of the table, whatever
+    :math:`T`. Logits and softmax have the table's precision, or fp32 if that is
+    lower; the gradients' products run in the table's type, or under autocast in
+    its. The result can be differentiated once.
 
     Args:
         x: Query vectors, float of shape :math:`[T, D]`.
@@ -237,9 +243,11 @@ class _CandidateScores(torch.autograd.Function):
         ctx.save_for_backward(x, table, candidate)
         ctx.chunk_size = chunk_size
         out = x.new_empty(candidate.shape)
+        dense = _is_dense(table, candidate)
+        table = _aligned(table) if dense else table
         for rows in _slices(x.size(0), chunk_size):
             part, index = x[rows], candidate[rows]
-            if _is_dense(table, index):
+            if dense:
                 out[rows] = inner_products(part, table).gather(1, index)
             else:
                 out[rows] = torch.bmm(table[index], part.unsqueeze(2))[..., 0]
@@ -251,17 +259,18 @@ class _CandidateScores(torch.autograd.Function):
         x, table, candidate = ctx.saved_tensors
         grad_x = torch.empty_like(x)
         grad_table = torch.zeros_like(table)
-        for rows in _slices(x.size(0), ctx.chunk_size):
-            index, part = candidate[rows], grad[rows].to(x.dtype)
-            if _is_dense(table, index):
-                every = part.new_zeros(index.size(0), table.size(0))
-                every.scatter_add_(1, index, part)
-                grad_x[rows] = every @ table
-                grad_table.addmm_(every.t(), x[rows])
-                continue
-            grad_x[rows] = torch.bmm(part.unsqueeze(1), table[index])[:, 0]
-            outer = part.unsqueeze(2) * x[rows].unsqueeze(1)
-            grad_table.index_add_(0, index.flatten(), outer.flatten(0, 1))
+        with torch.autocast(x.device.type, enabled=False):
+            for rows in _slices(x.size(0), ctx.chunk_size):
+                index, part = candidate[rows], grad[rows].to(x.dtype)
+                if _is_dense(table, index):
+                    every = part.new_zeros(index.size(0), table.size(0))
+                    every.scatter_add_(1, index, part)
+                    grad_x[rows] = every @ table
+                    grad_table.addmm_(every.t(), x[rows])
+                    continue
+                grad_x[rows] = torch.bmm(part.unsqueeze(1), table[index])[:, 0]
+                outer = part.unsqueeze(2) * x[rows].unsqueeze(1)
+                grad_table.index_add_(0, index.flatten(), outer.flatten(0, 1))
         return grad_x, grad_table, None, None
 
 

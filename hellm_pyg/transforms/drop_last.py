@@ -55,7 +55,8 @@ class DropLast(BaseTransform):
         order = chronological(edge_index[0], store.get('time'))
         user = edge_index[0, order]
         count = torch.bincount(user, minlength=int(data['user'].num_nodes))
-        position = torch.arange(user.numel()) - (count.cumsum(0) - count)[user]
+        index = torch.arange(user.numel(), device=user.device)
+        position = index - (count.cumsum(0) - count)[user]
         kept = order[position < (count - self.count)[user]]
         for name in store.edge_attrs():
             if name != 'edge_index':

@@ -106,7 +106,8 @@ class HoldOutByDate(BaseTransform):
         order = chronological(edge_index[0], store.time)
         user, item = edge_index[:, order]
         time = store.time[order]
-        period = torch.bucketize(time, torch.tensor(self._cuts), right=True)
+        cuts = torch.tensor(self._cuts, device=time.device)
+        period = torch.bucketize(time, cuts, right=True)
         history = torch.bincount(user[period == 0], minlength=num_users)
         eligible = history[user] >= self.min_history
         later = period > 0
@@ -146,12 +147,13 @@ class HoldOutByDate(BaseTransform):
                 "file alone): name the column of the times as 'time', or apply "
                 "'LeaveOneOut'"
             )
-        dates = [v for v in (self.val_from, self.test_from) if not isinstance(v, int)]
+        given = (self.val_from, self.test_from, self.until)
+        dates = [v for v in given if v is not None and not isinstance(v, int)]
         if unit != 's' and dates:
             raise ValueError(
-                f"'val_from' and 'test_from' need to be numbers, as the times are (got "
-                f"{dates[0]!r}): say in which unit the times are, time_unit='s', or "
-                f'write them as ISO 8601 text'
+                f"'val_from', 'test_from' and 'until' need to be numbers, as the times "
+                f'are (got {dates[0]!r}): say in which unit the times are, '
+                f"time_unit='s', or write them as ISO 8601 text"
             )
 
     def _nothing(self, split: str, time: Tensor) -> str:

@@ -17,6 +17,8 @@ from torch_geometric.data.storage import NodeStorage
 from torch_geometric.nn.pool.knn import KNNIndex, MIPSKNNIndex
 from torch_geometric.transforms import BaseTransform
 
+from hellm_pyg.data.features import present_rows
+
 POINTS_PER_CELL = 39  # below it faiss warns that k-means has too few points
 
 
@@ -150,14 +152,8 @@ class KNNHyperedges(BaseTransform):
                     f"(got {name!r}, of which '{others.pop()}' has hyperedges): rename "
                     f"'x_{name}' of '{self.node_type}'"
                 )
-            x = store[f'x_{name}'].detach()
-            num_items = store.num_nodes
-            if x.dim() != 2 or x.size(0) != num_items:
-                raise ValueError(
-                    f"'x_{name}' needs a row for each of the 'num_nodes' of "
-                    f"'{self.node_type}', [{num_items}, F] (got {list(x.shape)})"
-                )
-            present = _present_rows(name, x)
+            present = present_rows(data, name, self.node_type).nonzero().view(-1)
+            x, num_items = store[f'x_{name}'].detach(), store.num_nodes
             item, edge = self._search(name, x, present)
             if self.direction == 'col':
                 item, edge = edge, item
@@ -216,18 +212,6 @@ class KNNHyperedges(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(k={self.k})'
-
-
-def _present_rows(name: str, x: Tensor) -> Tensor:
-    missing = x.isnan().all(dim=-1) | (x == 0).all(dim=-1)
-    broken = ~x.isfinite().all(dim=-1) & ~missing
-    if bool(broken.any()):
-        rows = broken.nonzero().view(-1).tolist()
-        raise ValueError(
-            f"'x_{name}' needs rows that are finite, or missing as a whole as NaN (got "
-            f'NaN or Inf in {len(rows)} rows, the first of them {rows[0]})'
-        )
-    return (~missing).nonzero().view(-1)
 
 
 @contextmanager

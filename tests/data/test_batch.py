@@ -44,6 +44,14 @@ def test_targets_that_are_left_count_anew(
 
 @given(rows=rows_of_items)
 @settings(deadline=None)
+def test_an_empty_row_has_no_last_item(rows: list[list[int]]) -> None:
+    batch = batch_of(rows, every=False)
+    found = [batch.item[i].item() if i >= 0 else None for i in batch.last.tolist()]
+    assert found == [row[-1] if row else None for row in rows]
+
+
+@given(rows=rows_of_items)
+@settings(deadline=None)
 def test_a_row_has_seen_all_its_items(rows: list[list[int]]) -> None:
     target, item = batch_of(rows, every=False).seen
     expected = [(r, i) for r, row in enumerate(rows) for i in row]

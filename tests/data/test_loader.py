@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hellm_pyg.data.loader
 from hellm_pyg.data import PairLoader, SequenceLoader
 from hellm_pyg.transforms import LeaveOneOut
 from tests.builders import data_from_histories, rec_data
@@ -396,6 +397,29 @@ def test_pairs_by_user_cover_users_and_their_items_evenly():
     assert draws.keys() == expected.keys()
     for pair, share in expected.items():
         assert abs(draws[pair] / total - share) < 0.02
+
+
+def test_pairs_of_many_users_are_drawn_without_permuting_all(monkeypatch):
+    def permute(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(hellm_pyg.data.loader, 'MANY_USERS', 199)
+    monkeypatch.setattr(torch, 'randperm', permute)
+    loader = PairLoader(split_data([[user % 9] for user in range(200)]), 3)
+    count = torch.zeros(200)
+    for epoch in range(60):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert all(batch.user.unique().numel() == 3 for batch in batches)
+        count += torch.cat([batch.user for batch in batches]).bincount(minlength=200)
+    expected = count.sum() / 200
+    chi2 = ((count - expected) ** 2 / expected).sum()
+    assert chi2 < 267  # the 99.9 % quantile for 199 degrees of freedom is 266.4
+    same_all(loader.batches(5), batches[5:])
+    for size, number in ((4, 200), (3, 199)):  # too few for so large a batch, or at all
+        few = PairLoader(split_data([[1]] * number), size)
+        with pytest.raises(AssertionError):
+            next(iter(few))
 
 
 @given(HISTORIES, st.integers(1, 9))

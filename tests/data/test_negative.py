@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch_geometric import EdgeIndex
 
 from hellm_pyg.data import NegativeSampler
+from tests.devices import DEVICES
 
 SETS = st.lists(st.sets(st.integers(0, 8), max_size=8), min_size=1, max_size=6)
 
@@ -61,6 +62,18 @@ def test_generator_decides():
     assert torch.equal(first, sampler.sample(user, 2, torch.Generator().manual_seed(1)))
     other = sampler.sample(user, 2, torch.Generator().manual_seed(2))
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_draws_are_the_same_on_every_device(device):
+    edge_index, user = edges([{1, 2}, {0, 4}]), torch.tensor([1, 0, 1])
+    draws = [
+        NegativeSampler(edge_index.to(where), 2, 6)
+        .sample(user.to(where), 50, torch.Generator().manual_seed(3))
+        .to(device)
+        for where in ('cpu', device)
+    ]
+    assert torch.equal(*draws)
 
 
 def test_user_with_every_item():

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex
 
-from hellm_pyg.data import fold_in, history_edges, user_item_adjacency
+from hellm_pyg.data import (
+    SequenceLoader,
+    fold_in,
+    history_edges,
+    user_item_adjacency,
+)
 from hellm_pyg.transforms import LeaveOneOut, UserItemGraph
 from tests.builders import data_from_histories, rec_data
+from tests.devices import DEVICES
 
 EDGE = ('user', 'interacts', 'item')
 HISTORIES = [[3, 1, 4, 0], [2], [], [5, 3], [0, 1, 2]]
@@ -50,6 +56,25 @@ def test_histories_of_random_data_add_up():
     assert as_lists(history_edges(split, 'all')) == as_lists(
         history_edges(whole, 'all')
     )
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_histories_before_the_split_are_by_time(device):
+    data = data_from_histories(HISTORIES, 7)
+    order = torch.tensor([8, 2, 0, 6, 4, 3, 9, 1, 5, 7])
+    store = data[EDGE]
+    store.edge_index = store.edge_index.as_tensor()[:, order]
+    store.time = store.time[order]
+    assert as_lists(history_edges(data.to(device), 'all')) == HISTORIES
+    store.edge_index = torch.tensor([[1, 0, 1, 0], [5, 6, 4, 3]])
+    store.time = torch.tensor([9, 8, 9, 7])
+    expected = [[3, 6], [5, 4], [], [], []]
+    assert as_lists(history_edges(data, 'all')) == expected
+    (batch,) = SequenceLoader(data, 'all', bucket=False)
+    assert batch.item.tolist() == [3, 6, 5, 4]
+    del store.time  # the order of the edges counts
+    expected = [[6, 3], [5, 4], [], [], []]
+    assert as_lists(history_edges(data, 'all')) == expected
 
 
 def test_bad_arguments(split):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hellm_pyg.nn import SoftTargets
 from hellm_pyg.nn.scoring import (
@@ -38,6 +39,24 @@ class LargestTensor(TorchDispatchMode):
         for value in out if isinstance(out, tuple | list) else [out]:
             if isinstance(value, Tensor):
                 self.numel = max(self.numel, value.numel())
+        return out
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors of some size or above that are no views of others."""
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.numel, self.number = numel, 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.numel() >= self.numel:
+            given = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+            memory = out.untyped_storage().data_ptr()
+            self.number += memory not in [x.untyped_storage().data_ptr() for x in given]
         return out
 
 
@@ -245,6 +264,32 @@ def test_memory_is_that_of_a_chunk(kind: str) -> None:
             candidate_scores(x, table, candidate, chunk_size).sum().backward()
     bound = max(chunk_size * num_items, num_targets * num_candidates)
     assert largest.numel <= bound
+
+
+@pytest.mark.parametrize(('num_items', 'expected'), [(401, 1), (400, 0)])
+@pytest.mark.parametrize('kind', ['table', 'candidates'])
+def test_a_table_wider_than_a_chunk_is_copied_once(
+    kind: str, num_items: int, expected: int
+) -> None:
+    x, table, target = _inputs(300, num_items, dim=20)
+    candidate = target.unsqueeze(1).expand(-1, num_items // DENSE_RATIO + 1)
+    with torch.no_grad(), Copies(table.numel()) as copies:
+        if kind == 'table':
+            table_cross_entropy(x, table, target, 10)
+        else:
+            candidate_scores(x, table, candidate, 10)
+    assert copies.number == expected
+
+
+@pytest.mark.parametrize('num_items', SIZES)
+def test_gradients_of_candidates_under_autocast_are_in_fp32(num_items: int) -> None:
+    x, table, target = _inputs(6, num_items, 40, torch.float)
+    grads = []
+    for enabled in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            scores = candidate_scores(x, table, target.unsqueeze(1), 4)
+            grads.append(torch.autograd.grad(scores.sum(), [x, table]))
+    assert all(map(torch.equal, *grads))
 
 
 @pytest.mark.parametrize('kind', ['table', 'candidates'])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from hellm_pyg.transforms import DropLast, LeaveOneOut
 from tests.builders import data_from_histories, rec_data
+from tests.devices import DEVICES
 
 EDGE = ('user', 'interacts', 'item')
 HISTORIES = st.lists(
@@ -37,13 +38,15 @@ def test_tests_on_what_is_validated_on_without():
     assert torch.equal(data.test_item[tested], whole.val_item[tested])
 
 
-def test_the_latest_go_in_any_order_of_the_edges():
+@pytest.mark.parametrize('device', DEVICES)
+def test_the_latest_go_in_any_order_of_the_edges(device):
     data = data_from_histories([[3, 1, 2], [4, 0]], 5)
     order = torch.tensor([2, 4, 0, 3, 1])
     data[EDGE].edge_index = data[EDGE].edge_index[:, order]
     data[EDGE].time = data[EDGE].time[order]
     data[EDGE].weight = order.float()
-    out = DropLast()(data)
+    out = DropLast()(data.to(device))
+    assert out[EDGE].edge_index.device.type == device
     assert out[EDGE].edge_index.tolist() == [[0, 0, 1], [3, 1, 4]]
     assert out[EDGE].weight.tolist() == [0.0, 1.0, 3.0]
     del data[EDGE].time

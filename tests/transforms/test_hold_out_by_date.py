@@ -14,6 +14,7 @@ from hellm_pyg.evaluation import Protocol, evaluate, rank
 from hellm_pyg.nn.models import Popularity
 from hellm_pyg.transforms import HoldOutByDate, LeaveOneOut, UserItemGraph
 from tests.builders import data_from_histories, rec_data
+from tests.devices import DEVICES
 
 EDGE, LATER = ('user', 'interacts', 'item'), ('user', 'later', 'item')
 NUM_USERS, NUM_ITEMS = 4, 9
@@ -139,6 +140,18 @@ def test_histories_are_all_that_came_before(split):
             assert folded.item[folded.ptr[u] : folded.ptr[u + 1]].tolist() == expected
 
 
+@pytest.mark.parametrize('device', DEVICES)
+def test_data_on_any_device(split, device):
+    data = rec_data(num_users=60, seed=3, min_length=1, max_length=12).to(device)
+    data[EDGE].time %= 100
+    found = HoldOutByDate(4, 7)(data)
+    assert found[EDGE].edge_index.device.type == device
+    assert rows_of(found, EDGE) == rows_of(split, EDGE)
+    assert rows_of(found, LATER) == rows_of(split, LATER)
+    for name in ('val_item', 'test_item'):
+        assert torch.equal(found['user'][name].cpu(), split['user'][name])
+
+
 def test_recommended_items_are_new_to_the_user(split):
     model = Popularity(60, 30)
     model.fit(split)
@@ -222,8 +235,10 @@ def test_bad_data(split):
     with pytest.raises(ValueError, match=match):
         HoldOutByDate(10_000, 20_000)(data)
     data.time_unit = 'number'
-    with pytest.raises(ValueError, match=r"numbers, as the times .*got '2024-05-01'"):
-        HoldOutByDate('2024-05-01', '2024-06-01')(data)
+    for dates in (('2024-05-01', 2 * 10**9), (4, '2024-05-01'), (4, 7, '2024-05-01')):
+        match = r"'until' need to be numbers, .*got '2024-05-01'"
+        with pytest.raises(ValueError, match=match):
+            HoldOutByDate(*dates)(data)
     data.time_unit = 'position'
     with pytest.raises(ValueError, match="column of the times as 'time'"):
         HoldOutByDate(4, 7)(data)

@@ -9,6 +9,7 @@ from torch_geometric.data.datapipes import DatasetAdapter
 from hellm_pyg.data.split import INTERACTS
 from hellm_pyg.transforms import HoldOutByDate, LeaveOneOut, UserItemGraph
 from tests.builders import data_from_histories, rec_data
+from tests.devices import DEVICES
 
 EDGE = ('user', 'interacts', 'item')
 NUM_USERS, NUM_ITEMS = 4, 9
@@ -52,6 +53,16 @@ def test_matches_the_definition(interactions):
     user = out['user']
     assert [*zip(user.val_item.tolist(), user.val_time.tolist(), strict=True)] == val
     assert [*zip(user.test_item.tolist(), user.test_time.tolist(), strict=True)] == test
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_data_on_any_device(device):
+    expected, found = LeaveOneOut()(rec_data()), LeaveOneOut()(rec_data().to(device))
+    edge_index = found[EDGE].edge_index.as_tensor()
+    assert edge_index.device.type == device
+    assert torch.equal(edge_index.cpu(), expected[EDGE].edge_index.as_tensor())
+    for name in ('val_item', 'test_item'):
+        assert torch.equal(found['user'][name].cpu(), expected['user'][name])
 
 
 def test_edges_are_an_edge_index_with_caches():

@@ -117,13 +117,13 @@ class Incidence:
             ValueError: If :obj:`graph` holds anything but constants, or
                 entries outside of these sizes.
         """
-        stamp = _stamp(graph)
+        mark = stamp(graph)
         known = _KNOWN.get(graph)
         # A graph first seen by an evaluation must serve training later:
         with torch.inference_mode(False), torch.no_grad():
-            if known is None or stamp is None or known[0] != stamp:
-                known = (stamp, _entries(graph), {})
-                if stamp is not None:
+            if known is None or mark is None or known[0] != mark:
+                known = (mark, _entries(graph), {})
+                if mark is not None:
                     _KNOWN[graph] = known
             _, (row, col, value), built = known
             if (num_nodes, num_edges) not in built:
@@ -198,14 +198,16 @@ def _entries(graph: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     return row, col, value
 
 
-def _stamp(graph: Any) -> tuple[int, ...] | None:
-    """Changes whenever the graph is changed in place; None if that is unknown."""
+def stamp(graph: Any) -> tuple[int, ...] | None:
+    """Changes whenever a graph or tensor is changed in place; None if unknown."""
     if isinstance(graph, EdgeIndex):
         parts: list[Tensor | None] = [graph, graph.as_tensor()]
     elif isinstance(graph, SparseTensor):
         parts = list(graph.coo())
     elif graph.layout == torch.sparse_csr:
         parts = [graph, graph.crow_indices(), graph.col_indices(), graph.values()]
+    elif graph.layout == torch.strided:
+        parts = [graph]
     else:
         return None
     tensors = [part for part in parts if part is not None]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
@@ -127,7 +128,8 @@ class BM3(GraphRecommender):
         return F.dropout(x.detach(), self.dropout, self.training)
 
     def _distance(self, x: Tensor, target: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(self.predictor(x), target, dim=-1)
+        cosine = directions(self.predictor(x)) * directions(target)
+        return 1 - cosine.sum(dim=-1)
 
     def __repr__(self) -> str:
         gcn = self.bipartite

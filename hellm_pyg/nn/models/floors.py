@@ -120,9 +120,9 @@ class ItemKNN(Floor):
         s(u, i) = \sum_{j \in \mathcal{H}_u \setminus \{i\}}
         \frac{n_{ij}}{\sqrt{n_i n_j}}
 
-    The history :math:`\mathcal{H}_u` is read from the batch, hence may hold
-    items (the validation item, a new user's items) that the similarities have
-    not seen. Items similar to none get exactly 0, and equal sums are equal
+    The history :math:`\mathcal{H}_u`, a set, is read from the batch, hence may
+    hold items (the validation item, a new user's items) that the similarities
+    have not seen. Items similar to none get exactly 0, and equal sums are equal
     numbers. Of the item-item matrix only the rows that a block of users needs
     exist at a time, and these are sparse.
 
@@ -190,7 +190,7 @@ class ItemKNN(Floor):
         cosine = shared.values() * scale[left] * scale[right]
         other = left != right
         similarity = _sparse(shared.indices()[:, other], cosine[other], size)
-        pairs = torch.stack([row, position])
+        pairs = coalesce(torch.stack([row, position]))  # an item counts once
         history = _sparse(pairs, scale.new_ones(()), (num_rows, size[0]))
         # Summed in 64 bits and rounded to 32, so that ties stay ties.
         return torch.sparse.mm(history, similarity).float().to_dense()

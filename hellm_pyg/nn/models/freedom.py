@@ -160,7 +160,7 @@ class FREEDOM(GraphRecommender):
     def item_graph(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         """Returns the item graph [I, I] and its transpose, both CSR.
 
-        It is kept for as long as the data holds the same tensors.
+        It is kept for as long as the data holds the same tensors, unchanged.
         """
         sources = [neighbor_pairs(data, name) for name in self.modality_weights]
         return self._item_graph.get(sources, lambda: self._mix(sources))
@@ -196,7 +196,8 @@ class FREEDOM(GraphRecommender):
         generator = torch.Generator().manual_seed(seed)
         chance = torch.rand(user.numel(), generator=generator, dtype=torch.double)
         arrival = -torch.log1p(-chance).to(rate.device) / rate
-        size = max(1, round((1 - self.edge_dropout) * user.numel()))
+        size = round((1 - self.edge_dropout) * user.numel())
+        size = min(max(1, size), user.numel())
         chosen = arrival.topk(size, largest=False).indices
         user, item = user[chosen], item[chosen] + self.num_users
         both = torch.stack([torch.cat([user, item]), torch.cat([item, user])])

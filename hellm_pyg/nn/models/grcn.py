@@ -9,6 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce, scatter
 
 from hellm_pyg.data.batch import PairBatch
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
 from hellm_pyg.nn.models.edges import Edges
 from hellm_pyg.nn.models.item_graph import plain_tensor
@@ -129,7 +130,7 @@ class GRCN(GraphRecommender):
         from_item = torch.stack(to_user).amax(dim=0).relu()
         from_user = torch.stack(to_item).amax(dim=0).relu()
         sizes = [self.num_users, self.num_items]
-        x, y = F.normalize(self.embedding.weight, dim=-1).split(sizes)
+        x, y = directions(self.embedding.weight).split(sizes)
         total_x, total_y = x, y
         for _ in range(2):
             x, y = edges.sum(from_item, y), edges.sum(from_user, x, transpose=True)
@@ -167,13 +168,13 @@ class GRCN(GraphRecommender):
         """Vectors of users and items, attention of users and of items [E]."""
         present = self.features.present(data, name)
         f = F.leaky_relu(self.features.project(data, name))
-        f = F.normalize(f, dim=-1) * present.unsqueeze(1)
-        p = F.normalize(self.preference[name], dim=-1)
+        f = directions(f) * present.unsqueeze(1)
+        p = directions(self.preference[name])
         sends = present[edges.col]
         if not self.routing_bug:
             for _ in range(self.num_routing):
                 share = _attention(edges.dot(p, f), edges.row, self.num_users, sends)
-                p = F.normalize(p + edges.sum(share, f), dim=-1)
+                p = directions(p + edges.sum(share, f))
         score = edges.dot(p, f)
         to_user = _attention(score, edges.row, self.num_users, sends)
         to_item = _attention(score, edges.col, self.num_items)
@@ -198,4 +199,4 @@ def _attention(
     # Inner products of unit vectors: there is nothing to subtract before exp.
     weight = score.exp() if sends is None else score.exp() * sends
     total = scatter(weight, index, dim_size=size, reduce='sum')
-    return weight / total.clamp(min=1e-12)[index]
+    return weight / total.where(total > 0, 1.0)[index]

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.conv.light_hypergraph_conv import LightHypergraphConv
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.loss import ContrastiveLoss
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
 
 
@@ -35,7 +36,7 @@ class NodeViews(NamedTuple):
         """The bipartite view plus the normalised hypergraph view."""
         if self.hypergraph is None:
             return self.bipartite
-        return self.bipartite + F.normalize(self.hypergraph, dim=-1)
+        return self.bipartite + directions(self.hypergraph)
 
 
 def concat_incidence(
@@ -198,7 +199,7 @@ class HeLLMPre(GraphRecommender):
         if trainable_hyperedge_weight and i2i:
             for name in self.modalities or ():
                 self.item_log_weight[name] = torch.nn.Parameter(torch.empty(num_items))
-        self._incidence: tuple[list[Tensor], EdgeIndex] | None = None
+        self._incidence: Kept[EdgeIndex] = Kept()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -266,7 +267,7 @@ class HeLLMPre(GraphRecommender):
     def item_incidence(self, data: HeteroData) -> EdgeIndex:
         """Returns the incidence of items in the hyperedges of all modalities.
 
-        It is kept for as long as the data holds the same tensors.
+        It is kept for as long as the data holds the same tensors, unchanged.
 
         Raises:
             ValueError: If a modality has no hyperedges in the data.
@@ -292,12 +293,7 @@ class HeLLMPre(GraphRecommender):
             )
         stores = [data['item', 'member_of', f'{name}_hyperedge'] for name in names]
         sources = [store.edge_index for store in stores]
-        if self._incidence is not None:
-            kept, incidence = self._incidence
-            if [id(x) for x in kept] == [id(x) for x in sources]:
-                return incidence
-        # An evaluation may be the first to ask; training must be able to go on.
-        with torch.inference_mode(False):
-            incidence = concat_incidence(sources, self.num_items, sizes)
-        self._incidence = sources, incidence
-        return incidence
+        return self._incidence.get(
+            [*sources, *sizes],
+            lambda: concat_incidence(sources, self.num_items, sizes),
+        )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import Adj
 
 from hellm_pyg.data.batch import PairBatch
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
 from hellm_pyg.nn.models.edges import Edges
 from hellm_pyg.nn.models.item_graph import (
@@ -155,7 +155,7 @@ class LATTICE(GraphRecommender):
     def on_epoch_start(self, data: HeteroData) -> None:
         """Finds the neighbours of the learned graphs anew."""
         for m, name in enumerate(self.features.dims):
-            x = F.normalize(self.features.project(data, name), dim=-1)
+            x = directions(self.features.project(data, name))
             node = self.features.present(data, name).nonzero().view(-1)
             near = nearest_rows(x[node], self.neighbor.size(2))
             self.neighbor[m] = -1
@@ -173,7 +173,7 @@ class LATTICE(GraphRecommender):
             self.on_epoch_start(data)
         user, item = self.bipartite.propagate(data)
         h = self._propagate_items(data)
-        return user, item + F.normalize(h, dim=-1)
+        return user, item + directions(h)
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""
@@ -192,7 +192,8 @@ class LATTICE(GraphRecommender):
             learned = [value[neighbor >= 0] for value, neighbor in pairs]
         has = torch.stack([self.features.present(data, m) for m in self.features.dims])
         weight = torch.exp(logit - logit.max()).unsqueeze(1) * has
-        weight = weight / weight.sum(dim=0).clamp(min=1e-12)  # [M, I]
+        total = weight.sum(dim=0)
+        weight = weight / total.where(total > 0, 1.0)  # [M, I]
         weight = weight.unsqueeze(2)
         raw = self._raw_matrices(data)
         h = self.bipartite.embedding.weight[self.num_users :]
@@ -219,13 +220,13 @@ class LATTICE(GraphRecommender):
                 out.append(Edges.from_pairs(pairs, self.num_items, self.num_items))
             return out
 
-        return self._learned.get([self.neighbor, self.neighbor._version], make)
+        return self._learned.get([self.neighbor], make)
 
     def _similarities(self, data: HeteroData) -> list[Tensor]:
         """Similarities of the learned graphs, one an edge."""
         out = []
         for name, edges in zip(self.features.dims, self._learned_edges(), strict=True):
-            x = F.normalize(self.features.project(data, name), dim=-1)
+            x = directions(self.features.project(data, name))
             out.append(edges.dot(x, x))
         return out
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.data.features import present_rows
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.kept import Kept
 
 
@@ -31,7 +33,8 @@ class ItemFeatures(torch.nn.Module):
         trainable: Whether the features are fine-tuned.
 
     Raises:
-        ValueError: If there is no modality, or the data does not fit.
+        ValueError: If there is no modality, or the data does not fit: other widths,
+            no row for each item, NaN or Inf in a row that is not missing as a whole.
     """
 
     def __init__(
@@ -60,10 +63,13 @@ class ItemFeatures(torch.nn.Module):
     def raw(self, data: HeteroData, name: str) -> tuple[Tensor, Tensor]:
         """Returns the data's features [I, F] and where there are any, bool [I].
 
-        They are kept for as long as the data holds the same tensor.
+        They are kept for as long as the data holds the same tensor, unchanged.
+
+        Raises:
+            ValueError: If the data does not fit.
         """
         source = data['item'].get(f'x_{name}')
-        if source is None or source.size(1) != self.dims[name]:
+        if source is None or source.shape[-1:] != (self.dims[name],):
             got = 'None' if source is None else f'shape {list(source.shape)}'
             raise ValueError(
                 f"The data needs 'x_{name}' of {self.dims[name]} channels as in "
@@ -71,8 +77,8 @@ class ItemFeatures(torch.nn.Module):
             )
 
         def make() -> tuple[Tensor, Tensor]:
-            x = source.nan_to_num(0.0)
-            return x, (x != 0).any(dim=1)
+            present = present_rows(data, name)
+            return source.where(present.unsqueeze(1), 0.0), present
 
         return self._kept[name].get([source], make)
 
@@ -155,7 +161,7 @@ class ProjectedFeatures(ItemFeatures):
         """
         linear = self.linear[name]
         x = self(data, name, index).to(linear.weight.dtype)
-        return linear(F.normalize(x, dim=-1) if normalize else x)
+        return linear(directions(x) if normalize else x)
 
 
 def triple_loss(user: Tensor, pos: Tensor, neg: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
+from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 from hellm_pyg.nn.spmm import spmm
@@ -151,7 +152,7 @@ class SLMRec(GraphRecommender):
         """Returns all user vectors [U, D] and all item vectors [I, D]."""
         user, item = self._fuse(self.views(data))
         if self.ranking == 'cosine':
-            return F.normalize(user, dim=-1), F.normalize(item, dim=-1)
+            return directions(user), directions(item)
         return user, item
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
@@ -160,7 +161,7 @@ class SLMRec(GraphRecommender):
         user, item = self._fuse(rows)
         same_item = batch.pos_item.unsqueeze(1) == batch.pos_item
         same = same_item | (batch.user.unsqueeze(1) == batch.user)
-        scores = F.normalize(user, dim=-1) @ F.normalize(item, dim=-1).t()
+        scores = directions(user) @ directions(item).t()
         known = torch.ones_like(batch.user, dtype=torch.bool)
         loss = self._cross_entropy(scores / self.temperature, same, known)
         if self.ssl_alpha == 0:

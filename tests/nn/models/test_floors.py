@@ -30,7 +30,7 @@ def dense_knn(data: HeteroData, histories: list[list[int]]) -> Tensor:
     count, n = R.t() @ R, R.sum(dim=0)
     out = torch.zeros(len(histories), num_items, dtype=torch.double)
     for row, items in enumerate(histories):
-        for j in items:
+        for j in set(items):
             for i in range(num_items):
                 if i != j and n[i] * n[j] > 0:
                     out[row, i] += count[i, j] / (n[i] * n[j]).sqrt()
@@ -60,11 +60,12 @@ def test_knn_equals_its_definition(
 
 
 def test_duplicates_count_once_for_neighbours_and_each_for_popularity() -> None:
+    # Among the interactions as in a history.
     data = data_from_histories([[0, 1, 1, 1], [1, 2], [2, 0]], 4)
     knn, popularity = ItemKNN(3, 4), Popularity(3, 4)
     knn.fit(data)
     popularity.fit(data)
-    batch = sequence_batch([[0], []])
+    batch = sequence_batch([[0, 0], []])
     out = knn.score(knn.encode(data), batch)
     torch.testing.assert_close(out, torch.tensor([[0, 0.5, 0.5, 0], [0] * 4]))
     out = popularity.score(popularity.encode(data), batch)

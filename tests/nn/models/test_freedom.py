@@ -134,6 +134,13 @@ def test_popular_pairs_are_dropped_more_often() -> None:
     torch.testing.assert_close(share, expected / expected.sum(), atol=0.05, rtol=0)
 
 
+def test_a_graph_without_interactions_has_nothing_to_prune() -> None:
+    data = with_edges(DATA, torch.empty(2, 0, dtype=torch.long))
+    model = make()
+    torch.testing.assert_close(model.train().encode(data), model.eval().encode(data))
+    assert not bool(model.pruned_adjacency(data).to_dense().any())
+
+
 def test_no_dropout_trains_on_the_whole_graph() -> None:
     model = make(edge_dropout=0.0)
     torch.testing.assert_close(model.train().encode(DATA), model.eval().encode(DATA))

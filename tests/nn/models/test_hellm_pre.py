@@ -341,6 +341,10 @@ def test_the_incidence_is_built_once_and_never_stale() -> None:
     add_hyperedges(data, 'text', 3, 0.5)
     second = model.item_incidence(data)
     assert second.size(1) != first.size(1)
+    edges = data['item', 'member_of', 'text_hyperedge'].edge_index
+    edges.as_tensor()[1] = edges.as_tensor()[1].flip(0)
+    third = model.item_incidence(data)
+    assert not torch.equal(third.as_tensor(), second.as_tensor())
     torch.testing.assert_close(model.encode(data), make().encode(data))
     add_hyperedges(data, 'audio', 4, 0.1)
     assert model.item_incidence(data).get_sparse_size(1) == 3 * NUM_ITEMS
@@ -352,6 +356,22 @@ def test_an_evaluation_may_come_before_training() -> None:
         expected = model.encode(DATA)
     torch.testing.assert_close(model.encode(DATA), tuple(x.clone() for x in expected))
     model.loss(DATA, BATCH).backward()
+
+
+def test_nodes_without_neighbours_in_half_precision() -> None:
+    data = make_data()
+    for name in ('text', 'image'):
+        add_hyperedges(data, name, 1, 0.3)  # item 1 is in none
+    model = make().half()
+    assert not bool(model.views(data)[1].hypergraph[1].any())
+    model.loss(data, BATCH).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+    torch.testing.assert_close(
+        tuple(x.double() for x in model.encode(data)),
+        model.double().encode(data),
+        atol=0.01,
+        rtol=0,
+    )
 
 
 def test_embeddings_are_the_fused_vectors() -> None:

@@ -33,14 +33,17 @@ def make(cls: type[GraphRecommender], **kwargs: object) -> GraphRecommender:
     return cls(NUM_USERS, NUM_ITEMS, **{'feature_dims': DIMS, **kwargs})
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('cls', MODELS)
-def test_missing_rows_never_give_nan(cls: type[GraphRecommender]) -> None:
+def test_missing_rows_never_give_nan(
+    cls: type[GraphRecommender], dtype: torch.dtype
+) -> None:
     data = copy.copy(DATA)
     data['item'].x_text = torch.full_like(DATA['item'].x_text, torch.nan)
     pairs = data['item', 'member_of', 'text_hyperedge']
     pairs.edge_index = torch.empty(2, 0, dtype=torch.long)
     for kwargs in ({}, {'feature_dims': {'text': 5}}):
-        model = make(cls, **kwargs).train()
+        model = make(cls, **kwargs).to(dtype).train()
         model.on_epoch_start(data)
         loss = model.loss(data, BATCH)
         loss.backward()
@@ -106,8 +109,26 @@ def test_features_follow_the_data() -> None:
     other = copy.copy(DATA)
     other['item'].x_text = 2 * DATA['item'].x_text
     assert torch.equal(model(other, 'text'), 2 * first)
+    other['item'].x_text[WITHOUT['text']] = 7.0
+    assert bool((model(other, 'text')[WITHOUT['text']] == 7).all())
+    assert bool(model.present(other, 'text').all())
     with pytest.raises(ValueError, match=r"'x_text' of 5 channels .*got None"):
         model(without_features(DATA, 'text'), 'text')
+
+
+def test_features_that_do_not_fit_are_refused() -> None:
+    data, model = copy.copy(DATA), ItemFeatures(NUM_ITEMS, DIMS)
+    x = DATA['item'].x_text
+    data['item'].num_nodes = NUM_ITEMS
+    for wrong, message in (
+        (x[1:], r"'x_text' needs a row for each .*\[11, F\] \(got \[10, 5\]\)"),
+        (x[0], r"'x_text' needs a row for each .*\[11, F\] \(got \[5\]\)"),
+        (x[:, 1:], r"'x_text' of 5 channels .*got shape \[11, 4\]"),
+        (x.clone().fill_diagonal_(torch.inf), r"'x_text' .*finite.* 5 rows"),
+    ):
+        data['item'].x_text = wrong
+        with pytest.raises(ValueError, match=message):
+            model(data, 'text')
 
 
 def test_projection_normalises_on_demand() -> None:
