@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-sparse lint clean
+.PHONY: demo test test-sparse lint docs clean
 
 $(VENV)/.core: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ $(VENV)/.sparse: $(VENV)/.test
 	CFLAGS=-g0 MAX_JOBS=2 $(PIP) --no-build-isolation torch-scatter torch-sparse
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -e .[docs]
+	touch $@
+
 demo: $(VENV)/.demo
 	$(BIN)/hellm demo
 
@@ -48,6 +52,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -q docs/source docs/build/html
 
 clean:
 	rm -rf $(VENV)

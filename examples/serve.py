@@ -47,8 +47,7 @@ from hellm_pyg.data import SequenceBatch, SequenceLoader, fold_in, history_edges
 from hellm_pyg.datasets import FakeRecDataset, IdMap
 from hellm_pyg.evaluation import inference, top_k
 from hellm_pyg.experiment import load_run
-from hellm_pyg.llm import LLMRecommender, Prompt, llara
-from hellm_pyg.llm.backbone import load_model
+from hellm_pyg.llm import LLMRecommender, Prompt, llara, load_model
 from hellm_pyg.nn.models import SASRec
 from hellm_pyg.training import Trainer
 from hellm_pyg.transforms import LeaveOneOut

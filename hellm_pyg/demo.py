@@ -126,10 +126,7 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
             load_config('lightgcn', [*data, f'model={{"name": "{name}"}}']), run
         )
     experiment.pretrain(
-        load_config(
-            'pretrain_best',
-            [*data, 'train.epochs=20', 'train.eval_every=2', 'train.lr=1e-3'],
-        ),
+        load_config('pretrain_best', [*data, 'train.epochs=20', 'train.eval_every=2']),
         pre,
     )
     experiment.pretrain(load_config('sasrec', [*data, 'train.epochs=30']), plain)
@@ -139,7 +136,7 @@ def _train(folder: Path, data: list[str]) -> dict[str, Path]:
         'train.distill.runs': {'plain': str(plain), 'smoothed': str(smoothed)},
     }
     llm = [f'{key}={json.dumps(runs)}' for key, runs in read.items()]
-    llm += ['llm.num_layers=4', 'train.epochs=3']
+    llm.append('train.epochs=3')
     experiment.finetune(load_config('finetune_best', [*data, *llm]), hellm)
     return {
         'Popularity': floors['Popularity'],

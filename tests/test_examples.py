@@ -21,8 +21,7 @@ import torch
 from hellm_pyg import experiment
 from hellm_pyg.config import load_config
 from hellm_pyg.datasets import FakeRecDataset, IdMap
-from hellm_pyg.llm import LLMRecommender
-from hellm_pyg.llm.backbone import load_model
+from hellm_pyg.llm import LLMRecommender, load_model
 from hellm_pyg.recommendation import recommend
 from hellm_pyg.transforms import LeaveOneOut
 from tests.llm.tiny import recommender, tiny_llm
@@ -342,6 +341,7 @@ def test_own_data_goes_from_tables_and_pictures_to_own_ids(tmp_path):
     assert '| users | 400 |' in card
     assert '{title}. {brand}' in card
     assert len(list((tmp_path / 'shop' / 'photos').iterdir())) == 52
+    assert len((tmp_path / 'shop' / 'stock.txt').read_text().splitlines()) == 27
 
 
 def test_layers_in_gcn_learn():

@@ -159,6 +159,7 @@ def test_weights_of_phase_two_are_exact(
         [
             *write_shop(tmp_path),
             f'llm.name={llm}',
+            'llm.num_layers=null',
             'llm.tables={graph: random:6, text: features:text}',
             'llm.token=[text, graph]',
             'llm.train_tables=[graph]',
@@ -183,6 +184,7 @@ def test_a_static_prefix_reads_no_table(tmp_path: Path) -> None:
     overrides = [
         *write_shop(tmp_path),
         f'llm.name={write_llm(tmp_path / "llm")}',
+        'llm.num_layers=null',
         'llm.tables={text: features:text}',
         'llm.token=[text]',
         'llm.train_tables=[]',
@@ -263,6 +265,7 @@ def test_a_backbone_that_is_trained_is_counted_as_such(
         [
             *write_shop(tmp_path),
             f'llm.name={write_llm(tmp_path / "llm")}',
+            'llm.num_layers=null',
             'llm.tables={graph: random:6, seq: random:4, text: features:text}',
             'llm.lora=null',
             f'train.precision={precision}',
@@ -297,7 +300,7 @@ def test_teachers_are_held_beside_a_training(tmp_path: Path) -> None:
     assert taught['teachers'] == plain['parameters'] + 4 * 64 * 50
     assert both['teachers'] > taught['teachers'] + 4 * 64 * 50  # and what it encodes
     items = 8 * 8  # of a batch of rows as long as they may be
-    states = 4 * items * (64 * (24 * 2 + 6) + 3 * 2 * 2 * 8)
+    states = 4 * items * (64 * (24 * 1 + 6) + 3 * 1 * 2 * 8)
     found = taught['what they tell of a batch (at most)']
     assert found == 6 * 4 * items * 50 + states
     to_come = rows('to_come')
@@ -310,7 +313,8 @@ def test_teachers_are_held_beside_a_training(tmp_path: Path) -> None:
 
 def test_an_ensemble_holds_ranks_and_encoded_catalogues(tmp_path: Path) -> None:
     members = {'seq': 'sasrec', 'graph': 'lightgcn', 'hellm': 'finetune_best'}
-    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'llm.tables.seq=random:4']
+    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'llm.num_layers=null']
+    llm += ['llm.tables.seq=random:4']
     for name, recipe in members.items():
         own = [*llm, 'llm.tables.graph=random:4'] if name == 'hellm' else []
         config = load_config(recipe, [*write_shop(tmp_path), *own])

@@ -52,8 +52,8 @@ def small(recipe: object) -> list[str]:
     """Makes the run of a recipe one of seconds."""
     changes = ['train.epochs=1', 'train.eval_every=1']
     if recipe == 'finetune_best':
-        llm = [f'llm.name={Path("llm").absolute()}', 'llm.prefix.rank=2']
-        return [*changes, *llm]
+        llm = [f'llm.name={Path("llm").absolute()}', 'llm.num_layers=null']
+        return [*changes, *llm, 'llm.prefix.rank=2']
     return [*changes, 'model.embedding_dim=8'] if recipe is not None else []
 
 

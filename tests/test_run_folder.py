@@ -51,6 +51,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         experiment.pretrain(shop_config(folder, recipe, *own), folder / name)
     llm = [
         f'llm.name={write_llm(folder / "llm")}',
+        'llm.num_layers=null',
         f'llm.tables.graph={folder / "graph"}',
         f'llm.tables.seq={folder / "seq"}',
         'llm.prefix.rank=2',

@@ -1,6 +1,6 @@
 """Latency and throughput of recommendations over HTTP, by the number of clients.
 
-    python benchmarks/speed/serving.py runs/beauty/hellm runs/beauty/ensemble
+    python benchmarks/speed/serving.py runs/beauty/hellm runs/beauty/all
     python benchmarks/speed/serving.py runs/beauty/hellm --clients 1 16 --out FILE
 
 ``examples/serve.py`` answers made-up histories on this very machine; a client asks

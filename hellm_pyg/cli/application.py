@@ -104,9 +104,11 @@ def options(
     hellm prepare table --interactions orders.csv --items catalogue.csv --out shop
     hellm pretrain pretrain_best dataset=shop --out runs/shop/graph
     hellm pretrain sasrec_best dataset=shop --out runs/shop/seq
+    hellm pretrain sasrec dataset=shop --out runs/shop/plain
     hellm finetune finetune_best dataset=shop --out runs/shop/hellm \\
         llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq \\
-        train.distill=null
+        train.distill.runs.plain=runs/shop/plain \\
+        train.distill.runs.smoothed=runs/shop/seq
     hellm evaluate runs/shop/hellm
     hellm recommend runs/shop/hellm --user C-1042 -k 10
     """

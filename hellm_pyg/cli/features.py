@@ -55,8 +55,9 @@ def features(
     encoder: Annotated[
         str | None,
         typer.Option(
+            '--text-encoder',
             help='minilm (packaged; unless only images are given), bert, a hub name '
-            'or a folder.'
+            'or a folder.',
         ),
     ] = None,
     pooling: Annotated[
@@ -84,7 +85,7 @@ def features(
     \b
     hellm features --items catalogue.csv --item-id sku --text '{name}. {brand}' \\
         --out features.safetensors
-    hellm features --items items.tsv --encoder bert --out bert.safetensors
+    hellm features --items items.tsv --text-encoder bert --out bert.safetensors
     hellm features --items catalogue.csv --item-id sku --images photos/ \\
         --image-encoder clip --out images.safetensors
     hellm prepare table --interactions orders.csv --items catalogue.csv \\

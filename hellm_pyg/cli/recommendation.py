@@ -54,7 +54,7 @@ def recommend(
     hellm recommend runs/beauty/hellm --history '17 4711 8'
     hellm recommend runs/shop/hellm --history '"red shoe" hat-7'
     hellm recommend runs/beauty/hellm --all --out top.parquet
-    hellm recommend runs/shop/hellm --user C-1042 --candidates in_stock.txt
+    hellm recommend runs/shop/hellm --user C-1042 --candidates stock.txt
     """
     from hellm_pyg import recommendation
     from hellm_pyg.experiment import load_run

@@ -18,8 +18,10 @@ def pretrain(arguments: Arguments, out: Out) -> None:
 
     \b
     hellm pretrain pretrain_best --out runs/beauty/pretrain_best
+    hellm pretrain sasrec --out runs/beauty/sasrec
+    hellm pretrain sasrec_best --out runs/beauty/sasrec_best
     hellm pretrain pretrain_best dataset=shop --out runs/shop/graph
-    hellm pretrain sasrec dataset=toys train.lr=3e-4 --out runs/toys/sasrec
+    hellm pretrain sasrec dataset=toys train.lr=3e-4 --out runs/toys/slow
     hellm pretrain sasrec model.name=Popularity --out runs/beauty/popularity
     """
     from hellm_pyg import experiment
@@ -37,14 +39,18 @@ def finetune(
 ) -> None:
     """Train a language-model recommender (phase 2) on tables of phase 1.
 
+    Unless given, finetune_best reads the runs of the examples of pretrain. Of another
+    language model than SmolLM2, llm.num_layers=null takes all layers.
+
     \b
     hellm finetune finetune_best --out runs/beauty/hellm
     hellm finetune finetune_best dataset=shop --out runs/shop/hellm \\
         llm.tables.graph=runs/shop/graph llm.tables.seq=runs/shop/seq \\
         train.distill.runs.plain=runs/shop/plain \\
         train.distill.runs.smoothed=runs/shop/seq
-    hellm finetune finetune_best llm.num_layers=8 --out runs/beauty/small
-    hellm finetune finetune_best --llm Qwen/Qwen2.5-0.5B --out runs/beauty/qwen
+    hellm finetune finetune_best llm.num_layers=8 --out runs/beauty/eight_layers
+    hellm finetune finetune_best --llm Qwen/Qwen2.5-0.5B llm.num_layers=null \\
+        --out runs/beauty/qwen
     """
     from hellm_pyg import experiment
 
@@ -70,7 +76,7 @@ def ensemble(
     and moved like any other run.
 
     \b
-    hellm ensemble --out runs/beauty/ensemble
+    hellm ensemble --out runs/beauty/all
     hellm ensemble dataset=shop --out runs/shop/all \\
         ensemble.members.hellm=runs/shop/hellm \\
         ensemble.members.graph=runs/shop/graph ensemble.members.seq=runs/shop/seq

@@ -86,7 +86,9 @@ class InteractionFiles(CachedGraph):
             :obj:`data['item'].table`. Rows of items without interactions are
             left out; items without a row have empty columns. A file or frame.
         item_id: Id column of :obj:`items`.
-        title: Title column of :obj:`items`; the default may be absent.
+        title: Title column of :obj:`items`; the default may be absent. It becomes
+            :obj:`data['item'].title`, in templates :obj:`{title}`, and is no longer
+            part of the table.
         features: Modality to file (:obj:`.npy`, :obj:`.safetensors`) of a matrix
             whose rows follow :obj:`items`, or, without an item table, the
             distinct item ids of :obj:`interactions` in ascending order. Rows of

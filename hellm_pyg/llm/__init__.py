@@ -3,6 +3,7 @@
 from hellm_pyg.llm.backbone import (
     backbone_label,
     load_backbone,
+    load_model,
     quantization_config,
 )
 from hellm_pyg.llm.feature_files import encode_features
@@ -33,6 +34,7 @@ __all__ = [
     'hellm',
     'llara',
     'load_backbone',
+    'load_model',
     'quantization_config',
     'random_backbone',
 ]

@@ -103,6 +103,7 @@ def llm_config(tmp_path: Path, *overrides: str) -> Config:
         [
             f'data.interactions={tmp_path}/unused',
             f'llm.name={write_llm(tmp_path / "llm")}',
+            'llm.num_layers=null',
             'llm.tables={graph: random:4, seq: random:6, text: features:text}',
             'train.precision=fp32',
             *overrides,

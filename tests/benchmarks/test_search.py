@@ -61,7 +61,7 @@ def test_every_trained_model_has_a_space() -> None:
     ('raw', 'message'),
     [
         ({'spaces': {}}, r"needs to hold \['overrides', 'recipe', 'space'\]"),
-        ({'space': {'train.lr': [0.5]}}, r"'train.lr' needs to list 0.001.*sasrec"),
+        ({'space': {'train.lr': [0.5]}}, r"'train.lr' needs to list 0.003.*sasrec"),
         ({'space': {'model.colour': [1]}}, r"'model.colour' is not a key of 'sasrec'"),
     ],
 )
@@ -249,7 +249,8 @@ def test_rates_of_the_carried_winner(rate: float, rates: list[float]) -> None:
 
 def shop_space(folder: Path, **changes: object) -> Path:
     """A space over a recipe of a small shop with three data sets."""
-    config = load_config('sasrec', [*write_shop(folder), 'model.embedding_dim=8'])
+    own = ['model.embedding_dim=8', 'model.num_layers=2', 'train.lr=0.001']
+    config = load_config('sasrec', [*write_shop(folder), *own])
     recipe = folder / 'recipe.yaml'
     save_config(config, recipe)
     with recipe.open('a') as file:

@@ -22,10 +22,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_text_and_pictures(folder: Path) -> None:
     output = hellm(
         'features', '--items', 'catalogue.csv', '--item-id', 'sku', '--title', 'name',
-        '--text', '{name}. {brand}', '--encoder', write_text_encoder(folder / 'bert'),
-        '--images', write_pictures(folder / 'photos'), '--image-encoder',
-        write_image_encoder(folder / 'clip'), '--precision', 'fp32', '--cache', 'cache',
-        '--out', 'x.safetensors',
+        '--text', '{name}. {brand}',
+        '--text-encoder', write_text_encoder(folder / 'bert'),
+        '--images', write_pictures(folder / 'photos'),
+        '--image-encoder', write_image_encoder(folder / 'clip'),
+        '--precision', 'fp32', '--cache', 'cache', '--out', 'x.safetensors',
     ).stdout  # fmt: skip
     features = load_file('x.safetensors')
     assert features['text'].shape == (NUM_ITEMS, 16)
@@ -42,3 +43,11 @@ def test_errors_are_one_line(folder: Path) -> None:
     message = error('features', *items, '--item-id', 'sku', '--text', '{nam}')
     assert "'nam'" in message
     assert not (folder / 'x.safetensors').exists()
+
+
+def test_errors_name_the_option_as_it_is_typed(folder: Path) -> None:
+    (folder / 'empty').mkdir()
+    given = ['--item-id', 'sku', '--text', '{name}', '--text-encoder', 'empty']
+    given = ['--items', 'catalogue.csv', '--out', 'x.safetensors', *given]
+    message = hellm('features', *given, code=2).stderr
+    assert "Error: '--text-encoder' needs 'minilm'" in message

@@ -26,9 +26,9 @@ def test_finetune_with_another_language_model(shop: Path, tmp_path: Path) -> Non
     out = tmp_path / 'run'
     output = hellm(
         'finetune', 'finetune_best', *write_shop(shop), '--out', out,
-        '--llm', write_llm(tmp_path / 'llm'), f'llm.tables.graph={shop / "graph"}',
-        f'llm.tables.seq={shop / "seq"}', 'llm.prefix.rank=2',
-        'llm.prefix.hidden_channels=4',
+        '--llm', write_llm(tmp_path / 'llm'), 'llm.num_layers=null',
+        f'llm.tables.graph={shop / "graph"}', f'llm.tables.seq={shop / "seq"}',
+        'llm.prefix.rank=2', 'llm.prefix.hidden_channels=4',
     ).stdout  # fmt: skip
     assert 'validation' in output
     assert 'mask=seen' in hellm('evaluate', out).stdout

@@ -20,6 +20,7 @@ def hellm_config(shop: Path, folder: Path, *overrides: str) -> Config:
         shop,
         'finetune_best',
         f'llm.name={write_llm(folder / "llm")}',
+        'llm.num_layers=null',
         f'llm.tables.graph={shop / "graph"}',
         f'llm.tables.seq={shop / "seq"}',
         *overrides,

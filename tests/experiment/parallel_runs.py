@@ -52,6 +52,7 @@ def run(run_dir: Path, rank: int, processes: int) -> None:
             config(
                 'finetune_best',
                 f'llm.name={shop / "tiny"}',
+                'llm.num_layers=null',
                 f'llm.tables.graph={shop / "1" / "graph"}',  # of the single process
                 f'llm.tables.seq={shop / "1" / "seq"}',
                 'llm.prefix.rank=2',

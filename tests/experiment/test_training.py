@@ -213,7 +213,7 @@ def test_tables_that_know_held_out_items_are_refused(tmp_path: Path) -> None:
         config = shop_config(tmp_path, 'sasrec', *SMALL, f'train.split={split}')
         experiment.pretrain(config, tmp_path / split)
     llm = f'llm.name={write_llm(tmp_path / "llm")}'
-    common = [llm, 'llm.prefix=null', 'llm.token=[graph, seq]']
+    common = [llm, 'llm.num_layers=null', 'llm.prefix=null', 'llm.token=[graph, seq]']
 
     def config_of(split: str, table: str, *more: str) -> Config:
         tables = f'llm.tables={{graph: {tmp_path / table}, seq: {tmp_path / table}}}'
@@ -258,7 +258,7 @@ def test_same_call_goes_on_and_another_one_is_refused(tmp_path: Path) -> None:
     again = load_config(tmp_path / 'run' / 'config.yaml', moved)
     assert experiment.pretrain(again, tmp_path / 'run') == first
     other = shop_config(tmp_path, 'sasrec', *SMALL, 'model.dropout=0.1')
-    with pytest.raises(ValueError, match=r"'model.dropout' is 0.5 there \(got 0.1\)"):
+    with pytest.raises(ValueError, match=r"'model.dropout' is 0.3 there \(got 0.1\)"):
         experiment.pretrain(other, tmp_path / 'run')
 
 
@@ -368,6 +368,7 @@ def test_a_run_does_not_go_on_with_another_table_or_backbone(
         shop,
         'finetune_best',
         f'llm.name={write_llm(tmp_path / "llm")}',
+        'llm.num_layers=null',
         f'llm.tables.graph={shop / "graph"}',
         f'llm.tables.seq={tmp_path / "seq"}',
         'llm.train_tables=[]',
@@ -445,7 +446,8 @@ def test_tables_of_other_interactions_are_refused(tmp_path: Path) -> None:
     ):
         config = load_config('sasrec', [*files, *SMALL, *own])
         experiment.pretrain(config, tmp_path / name)
-    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'train.precision=fp32']
+    llm = [f'llm.name={write_llm(tmp_path / "llm")}', 'llm.num_layers=null']
+    llm += ['train.precision=fp32']
 
     def finetune(table: str, run: str, *own: str) -> None:
         tables = f'llm.tables={{graph: {tmp_path / table}, seq: {tmp_path / table}}}'

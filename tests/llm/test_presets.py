@@ -107,6 +107,7 @@ def test_presets_leave_their_arguments_alone():
 def test_recipes_are_the_presets(tmp_path: Path, recipe, preset, name: str):
     overrides = [*write_shop(tmp_path), f'llm.name={write_llm(tmp_path / "llm")}']
     overrides += [f'llm.tables.{name}=random:6', 'train.precision=fp32']
+    overrides.append('llm.num_layers=null')
     config = load_config(recipe, overrides)
     data, ids = build_data(config.data)
     built = build_llm(config, data, ids)
@@ -175,3 +176,4 @@ def test_recipes_train_as_hellm_does(name: str):
     assert own.data == hellms.data
     assert own.llm.instruction == hellms.llm.instruction
     assert own.llm.name == hellms.llm.name
+    assert own.llm.num_layers == hellms.llm.num_layers

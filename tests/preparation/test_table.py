@@ -389,15 +389,15 @@ def test_few_items_with_a_picture_have_few_neighbours(
         path.unlink()
     encoding = Encoding(images=photos, image_encoder=image_encoder, progress=False)
     prepared = prepare(tmp_path, encoding=encoding)
-    plain = load_config('pretrain_best').data.knn
-    config = load_config('pretrain_best', [f'dataset={prepared.folder}']).data
+    plain = load_config('sasrec_best').data.knn
+    config = load_config('sasrec_best', [f'dataset={prepared.folder}']).data
     assert prepared.modalities == (['image'] if knn else [])
     assert config.knn == (knn or plain)
     assert build_data(config)[0].fingerprint == prepared.data.fingerprint
     said = f"'data.knn' is at most {knn}" if knn else "'image' features are left out"
     assert said in prepared.notes[-1]
     assert f'{prepared.notes[-1]}.' in card(prepared)['notes']
-    own = load_config('pretrain_best', ['data.knn=5', f'dataset={prepared.folder}'])
+    own = load_config('sasrec_best', ['data.knn=5', f'dataset={prepared.folder}'])
     assert own.data.knn == 5
 
 
