@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -101,7 +103,7 @@ class Search:
 
     def _claim(self, record: Mapping[str, Any]) -> None:
         overrides = [*self.overrides, *self.space.overrides]
-        task = {
+        task: dict[str, Any] = {
             'space': self.space.values,
             'config': _whole(load_config(self.space.recipe, overrides)),
             'minutes': self.budget.minutes,
@@ -114,16 +116,26 @@ class Search:
             found = {key: record[key] for key in task}
             where = f'The record of {self.space.name!r} on {self.dataset}'
         if found is not None:
-            old = parse(found['config'], Config, '', where)
-            for key, value in {**found, 'config': _whole(old)}.items():
-                if value != task[key]:
+            config = _whole(parse(found['config'], Config, '', where))
+            old = {**found, 'config': self._unsearched(config)}
+            new = {**task, 'config': self._unsearched(task['config'])}
+            for key, value in old.items():
+                if value != new[key]:
                     raise ValueError(
                         f"{where} holds a search with another '{key}': remove it "
-                        f'to search anew (got {task[key]}, there it is {value})'
+                        f'to search anew (got {new[key]}, there it is {value})'
                     )
         self.study.set_user_attr('task', task)
         for run in record['runs'] if recorded else ():
             self._remember(run)
+
+    def _unsearched(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What the search keeps, wherever the recipe starts from."""
+        kept = copy.deepcopy(config)
+        for key in self.space.values:
+            *sections, name = key.split('.')
+            functools.reduce(dict.__getitem__, sections, kept).pop(name, None)
+        return kept
 
     def _remember(self, run: Mapping[str, Any]) -> None:
         """Adds a trial of a record."""

@@ -172,6 +172,8 @@ def test_search_goes_on_from_its_record(tmp_path: Path, known: int) -> None:
     assert again.to_dict() == search(tmp_path / 'whole', whole, 8).to_dict()
     del record['config']['model']['num_layers']  # which the class has as its default
     search(tmp_path / 'older', parts, 8, record=record)
+    record['config']['train']['lr'] = 0.5  # where a recipe that has changed started
+    search(tmp_path / 'moved', parts, 8, record=record)
     with pytest.raises(ValueError, match=r"record of 'lightgcn'.* another 'minutes'"):
         Search(SPACE, 'beauty', Budget(8, 7), tmp_path / 'other', record=record)
 
