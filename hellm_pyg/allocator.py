@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 # Parameters of mallopt(3).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -22,6 +23,8 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it was set; other C libraries have no such thing.
     """
+    if os.name == 'nt':  # where no library is that of the whole process
+        return False
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:
         return False

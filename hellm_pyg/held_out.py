@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from hellm_pyg.checkpoint import load_json
 from hellm_pyg.config import Config, load_run_config
 
 # What is not held out any more from a model that is trained on so much.
@@ -31,7 +32,10 @@ def check_held_out(trained: Config, config: Config) -> None:
                 f"it was trained with 'data.{key}' {old!r} (got {new!r} here), hence "
                 f'perhaps on items that are held out here'
             )
-    old, new = trained.train.split, config.train.split
+    _check_split(trained.train.split, config.train.split)
+
+
+def _check_split(old: str, new: str) -> None:
     if not set(TRAINED_ON[old]) <= set(TRAINED_ON[new]):
         raise ValueError(
             f"it was trained with 'train.split' {old!r} (got {new!r} here), hence on "
@@ -51,10 +55,12 @@ def check_tables(tables: Mapping[str, str], config: Config) -> None:
         ValueError: As of :func:`check_held_out`.
     """
     for name, source in tables.items():
-        path = Path(source) / 'config.yaml'
-        if not path.is_file():
-            continue
+        path, metrics = (Path(source) / n for n in ('config.yaml', 'metrics.json'))
         try:
-            check_held_out(load_run_config(path), config)
+            if path.is_file():
+                check_held_out(load_run_config(path), config)
+            elif metrics.is_file():  # of a Trainer that was called by itself
+                train = load_json(metrics, dict).get('settings', {}).get('train', {})
+                _check_split(train.get('split', 'train'), config.train.split)
         except ValueError as error:
             raise ValueError(f"'llm.tables.{name}' cannot be read: {error}") from error

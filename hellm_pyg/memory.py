@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +14,13 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.activations import activation_bytes, head_bytes, ranking_bytes
 from hellm_pyg.assembly import (
+    LLM_KEYS,
     PREFIX_FROM_LLM,
     build_data,
     build_model,
     check_backbone,
     checked_arguments,
+    default_arguments,
     model_class,
     sampling_of,
     table_width,
@@ -56,7 +60,7 @@ class DataSizes:
 
     @classmethod
     def of(cls, config: Config, users: int | None, items: int | None) -> DataSizes:
-        """Takes given numbers, or reads the data."""
+        """Takes given numbers; what is not given, the data have."""
         if users is not None and items is not None:
             features = dict.fromkeys(config.data.features, FEATURE_WIDTH)
             return cls(users, items, users * INTERACTIONS_PER_USER, features)
@@ -67,10 +71,12 @@ class DataSizes:
                 f"{error}; or give both 'users' and 'items', as in 'hellm doctor --run "
                 f"RECIPE --users 22363 --items 12101': no data are read then"
             ) from None
+        found = int(data['user'].num_nodes)
+        interactions = data['user', 'interacts', 'item'].edge_index.size(1)
         return cls(
-            int(data['user'].num_nodes),
-            int(data['item'].num_nodes),
-            data['user', 'interacts', 'item'].edge_index.size(1),
+            found if users is None else users,
+            int(data['item'].num_nodes) if items is None else items,
+            interactions if users is None else round(interactions / found * users),
             {
                 name.removeprefix('x_'): x.size(1)
                 for name, x in data['item'].items()
@@ -98,7 +104,8 @@ def estimate_run(
 
     Args:
         config: The experiment, of either phase.
-        users: Number of users; the data are read unless both numbers are given.
+        users: Number of users; the data are read unless both numbers are given, and
+            a number that is given alone stands in for theirs.
         items: Number of items.
 
     Raises:
@@ -159,11 +166,17 @@ def _teachers(config: Config, sizes: DataSizes) -> dict[str, int]:
     }
 
 
+def _arguments(config: Config) -> dict[str, Any]:
+    """Those of a model of phase 1, with what a recipe leaves to its class."""
+    return {**default_arguments(config), **config.model}
+
+
 def _sequence_states(config: Config, tokens: int) -> int:
     """What a sequence model of phase 1 holds to read so many items, at most."""
-    width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
-    layers = int(config.model.get('num_layers', 2))
-    heads = int(config.model.get('num_heads', 1))
+    arguments = _arguments(config)
+    width = int(arguments.get('embedding_dim', EMBEDDING_WIDTH))
+    layers = int(arguments.get('num_layers', 0))
+    heads = int(arguments.get('num_heads', 1))
     states = width * (24 * layers + 6) + 3 * layers * heads * config.train.max_len
     return 4 * tokens * states
 
@@ -204,7 +217,7 @@ def _encoded(config: Config, sizes: DataSizes) -> int:
     """What a model computes once to score all users, at most."""
     if config.llm is not None:  # soft tokens, and the vectors of a head
         return 4 * sizes.num_items * 2 * _backbone(config.llm).hidden_size
-    width = int(config.model.get('embedding_dim', EMBEDDING_WIDTH))
+    width = int(_arguments(config).get('embedding_dim', EMBEDDING_WIDTH))
     match sampling_of(model_class(config.model.get('name'))):
         case 'pairs':  # some put their modalities side by side
             nodes = sizes.num_users + sizes.num_items
@@ -227,11 +240,22 @@ def _tokens(train: TrainConfig) -> int:
     return train.batch_tokens or train.batch_size * train.max_len
 
 
+def _triples(config: Config, width: int, sizes: DataSizes) -> int:
+    """What a loss holds of the users, items and negatives of a batch, at most."""
+    arguments = inspect.signature(model_class(config.model.get('name'))).parameters
+    features = sizes.features if 'feature_dims' in arguments else {}
+    rows = config.train.batch_size * (2 + config.train.num_neg)
+    # Their vectors, in some models with one a modality, products and gradients.
+    vectors = 6 * width * (1 + len(features))
+    return 4 * rows * (vectors + 3 * sum(features.values()))
+
+
 def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
     with torch.device('meta'):
         model = build_model(config, sizes.empty())
     number = _count(model)
-    width = int(getattr(model, 'embedding_dim', config.model.get('embedding_dim', 64)))
+    arguments = _arguments(config)
+    width = int(arguments.get('embedding_dim', EMBEDDING_WIDTH))
     nodes = sizes.num_users + sizes.num_items
     hyperedges = sizes.num_items * config.data.knn * len(sizes.features)
     rows = {
@@ -245,10 +269,9 @@ def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
     }
     kind = sampling_of(model)
     if kind == 'pairs':
-        layers = sum(
-            value for key, value in config.model.items() if key.endswith('_layers')
-        )
+        layers = sum(v for key, v in arguments.items() if key.endswith('_layers'))
         rows['activations (at most)'] = 4 * width * nodes * (layers + 12)
+        rows['activations (at most)'] += _triples(config, width, sizes)
     elif kind == 'sequences':
         tokens = _tokens(config.train)
         negatives = config.train.num_neg * tokens
@@ -285,6 +308,7 @@ def _ranking(config: Config, batch_size: int, sizes: DataSizes) -> int:
     )
 
 
+@in_words_of(LLMConfig, 'llm', **LLM_KEYS)
 def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
     from hellm_pyg.llm.head import ItemHead
     from hellm_pyg.llm.prefix import GraphPrefix
@@ -326,13 +350,15 @@ def _phase_two(config: Config, sizes: DataSizes) -> dict[str, int]:
         prefix = None
         if llm.prefix is not None:
             own = {k: v for k, v in llm.prefix.items() if k != 'embedding'}
-            prefix = GraphPrefix(
-                widths[pooled] if pools else 1,  # read by pooling only
-                shape.hidden_size,
-                shape.num_layers,
-                scope=llm.scope,
-                **checked_arguments(GraphPrefix, own, 'llm.prefix', PREFIX_FROM_LLM),
-            )
+            own = checked_arguments(GraphPrefix, own, 'llm.prefix', PREFIX_FROM_LLM)
+            with in_words_of(GraphPrefix, 'llm.prefix'):
+                prefix = GraphPrefix(
+                    widths[pooled] if pools else 1,  # read by pooling only
+                    shape.hidden_size,
+                    shape.num_layers,
+                    scope=llm.scope,
+                    **own,
+                )
     low = resolve_precision(config.train.precision) == 'bf16'
     lora = lora_parameters(llm, shape)
     trained_tables = sum(sizes.num_items * widths[name] for name in llm.train_tables)

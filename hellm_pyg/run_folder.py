@@ -22,7 +22,6 @@ from hellm_pyg.assembly import (
     check_catalogue,
     model_class,
     sampling_of,
-    training_data,
 )
 from hellm_pyg.config import Config, load_run_config, save_config, to_dict
 from hellm_pyg.datasets.ids import IdMap
@@ -33,7 +32,9 @@ WEIGHTS, LLM_FOLDER, MEMBERS = 'model.safetensors', 'model', 'members'
 LOCK = '.lock'
 STATES = ('state', '.state.old')  # the second one while the first is swapped
 # Of a training's settings, what it reads and its state does not hold.
-READ = ('tables', 'backbone', 'refit')
+READ = ('tables', 'backbone', 'refit', 'teachers')
+# What may be another one in a run that goes on.
+FREE = ('train.save_minutes', 'eval.batch_size', 'data.root')
 # Of the data, what a member that reads features shares with its ensemble.
 KNN_KEYS = ('knn', 'knn_direction', 'knn_index')
 # Where data lie, which may move.
@@ -58,7 +59,7 @@ def claim(run_dir: Path, config: Config, main: bool) -> Iterator[None]:
             another run, or cannot be written to.
     """
     if not main:
-        check_config(run_dir, config)
+        check_config(run_dir, config, moved=True)
         yield
         return
     with ExitStack() as stack:
@@ -76,13 +77,18 @@ def claim(run_dir: Path, config: Config, main: bool) -> Iterator[None]:
                     f"'{run_dir}' needs to be a folder that can be written to (got "
                     f'{error}): choose another one'
                 ) from error
-        if not check_config(run_dir, config):
+        if not check_config(run_dir, config, moved=True):
             save_config(config, run_dir / CONFIG)
         yield
 
 
-def check_config(run_dir: Path, config: Config) -> bool:
+def check_config(run_dir: Path, config: Config, moved: bool = False) -> bool:
     """Whether a folder holds a run, which is to be of this configuration.
+
+    Args:
+        run_dir: The folder.
+        config: The configuration.
+        moved: Whether files may lie elsewhere, as their content is compared later.
 
     Raises:
         ValueError: If it is of another one.
@@ -92,12 +98,25 @@ def check_config(run_dir: Path, config: Config) -> bool:
     if not (path.is_file() and begun):
         return False
     for key, (old, new) in differing(load_run_config(path), config).items():
-        if key not in ('train.save_minutes', 'data.root'):
+        if key not in FREE and not (moved and _has_moved(key, old, new, config)):
             raise ValueError(
                 f"'{run_dir}' holds a run of another configuration: '{key}' is "
                 f'{old!r} there (got {new!r}); choose another folder or remove this one'
             )
     return True
+
+
+def _has_moved(key: str, old: Any, new: Any, config: Config) -> bool:
+    """Whether a training compares the content of what lies elsewhere now."""
+    from hellm_pyg.training.state import CONTENT, are_paths
+
+    if not (key.startswith((*FILES, *CONTENT)) and are_paths(old, new)):
+        return False
+    if config.llm is None or config.llm.smoothing is None:
+        return True
+    # What smoothing alone reads is not among the tables of the model.
+    own = config.llm.smoothing.embedding
+    return key != f'llm.tables.{own}' or own in config.llm.token
 
 
 def differing(former: Config, config: Config) -> dict[str, tuple[Any, Any]]:
@@ -196,19 +215,18 @@ def check_unchanged(folder: Path, data: HeteroData, features: bool = True) -> No
 
 
 def check_read(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses another backbone or other tables than those that a run was trained on.
+    """Refuses another backbone, tables or teachers than a run was trained with.
 
     Args:
         folder: The run.
-        settings: Those that it would be trained with now.
+        settings: Those that it would be trained with now, as far as known.
 
     Raises:
         ValueError: If some differ; names them.
     """
     former = read_metrics(folder)['settings']
-    changed = [
-        key for key in READ if key in former and former[key] != settings.get(key)
-    ]
+    told = [key for key in READ if key in former and key in settings]
+    changed = [key for key in told if former[key] != settings[key]]
     if changed:
         raise ValueError(
             f"'{folder}' was trained with other {', '.join(changed)} than are there "
@@ -251,9 +269,12 @@ def load_model(folder: Path, config: Config, data: HeteroData, ids: IdMap) -> An
             folder / LLM_FOLDER, fingerprint=ids.fingerprint
         )
     model: Any = build_model(config, data)
-    if sampling_of(model) == 'none':
-        model.fit(training_data(config, data))  # gives what it counts the right shape
-    state = checkpoint.load_tensors(folder / WEIGHTS, model.state_dict())
+    expected = model.state_dict()
+    if sampling_of(model) == 'none':  # how much it has counted these data do not tell
+        state = checkpoint.load_tensors(folder / WEIGHTS)
+        checkpoint.check_names(state, expected, f"'{folder / WEIGHTS}'")
+    else:
+        state = checkpoint.load_tensors(folder / WEIGHTS, expected)
     model.load_state_dict(state)
     return model
 

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from hellm_pyg.allocator import keep_freed_memory
 
 COUNT_MAPPED = """
 import re, sys, torch
@@ -32,3 +36,13 @@ def test_freed_memory_stays() -> None:
         released[kind] = int(found.stdout)
     assert released['default'] > 128
     assert released['kept'] < 64
+
+
+def test_windows_has_no_such_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: None) -> None:
+        raise TypeError("argument 'name' is None")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'name', 'nt')
+        patch.setattr(ctypes, 'CDLL', refused)
+        assert not keep_freed_memory()

@@ -42,13 +42,13 @@ def test_no_recipe_gives_the_defaults() -> None:
 def test_file_and_overrides(tmp_path: Path) -> None:
     recipe = write(
         tmp_path / 'recipe.yaml',
-        'model: {name: HeLLMPre, alpha: 0.5}\ntrain: {lr: 1e-3, betas: [0.9, 1]}\n',
+        'model: {name: HeLLMPre, alpha: 0.5}\ntrain: {lr: 1e-3, betas: [0.9, 0]}\n',
     )
     config = load_config(
         recipe, ['train.lr=3e-4', 'model.beta=.1', 'data.features.text=a=b.npy']
     )
     assert config.model == {'name': 'HeLLMPre', 'alpha': 0.5, 'beta': 0.1}
-    assert config.train == TrainConfig(lr=3e-4, betas=(0.9, 1.0))
+    assert config.train == TrainConfig(lr=3e-4, betas=(0.9, 0.0))
     assert config.data.features == {'text': 'a=b.npy'}
     assert load_config(recipe).train.lr == 1e-3
 
@@ -175,6 +175,9 @@ def test_names_that_yaml_does_not_read_as_text(name: str) -> None:
         'train.weight_decay=.inf',
         'train.clip=-1',
         'train.clip=0',
+        'train.betas=[1.5, 0.9]',
+        'train.betas=[0.9, 1]',
+        'train.betas=[-0.1, 0.9]',
         'train.seed=-1',
         'train.seed=4294967296',
         'train.batch_tokens=0',
@@ -284,7 +287,7 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
     train=st.builds(
         TrainConfig,
         lr=st.floats(0, 1),
-        betas=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+        betas=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
         schedule=st.sampled_from(['constant', 'linear', 'cosine', 'exponential']),
     ),
     evaluation=st.builds(

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer, LlamaConfig
 
 from hellm_pyg.activations import ranking_bytes
-from hellm_pyg.assembly import build_data, build_llm, build_model
+from hellm_pyg.assembly import build_data, build_llm, build_loader, build_model
 from hellm_pyg.backbone_shape import backbone_shape
 from hellm_pyg.config import load_config, load_run_config, save_config
 from hellm_pyg.llm import backbone
@@ -221,6 +221,64 @@ def test_unread_data_say_what_to_set(
     assert estimate_run(config, 100, 50)['LoRA'] > 0
 
 
+def test_a_size_that_is_given_alone_stands_in_for_the_data(tmp_path: Path) -> None:
+    config = load_config('lightgcn', write_shop(tmp_path))
+    data, _ = build_data(config.data)
+    users, items = int(data['user'].num_nodes), int(data['item'].num_nodes)
+    rows = estimate_run(config)
+    assert rows['parameters'] == 4 * 64 * (users + items)
+    more = estimate_run(config, items=10 * items)
+    assert more['parameters'] == 4 * 64 * (users + 10 * items)
+    assert more['scores of a validation batch'] == 8 * 512 * 10 * items
+    more = estimate_run(config, users=3 * users)
+    assert more['parameters'] == 4 * 64 * (3 * users + items)
+    # As many interactions a user as the data have.
+    near = 7 * 8 * items * config.data.knn
+    assert more['graphs'] - near == 3 * (rows['graphs'] - near)
+
+
+class Kept:
+    """Bytes that an autograd graph keeps beside leaves, each tensor once."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_leaf and tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+
+@pytest.mark.parametrize('name', ['LightGCN', 'HeLLMPre', 'VBPR', 'GRCN', 'FREEDOM'])
+def test_many_negatives_are_counted(tmp_path: Path, name: str) -> None:
+    own = [f'model.name={name}', 'train.num_neg=20', 'train.batch_size=60']
+    shop = write_shop(tmp_path)
+    config = load_config('lightgcn', [*shop, *own, 'train.sampling=interaction'])
+    data, _ = build_data(config.data)
+    model: Any = build_model(config, data)
+    model.on_epoch_start(data)
+    batch = next(iter(build_loader(config, data, model)))
+    kept = Kept()
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda x: x):
+        model.loss(data, batch)
+    held = sum(kept.sizes.values())
+    assert 0 < held < estimate_run(config)['activations (at most)'] < 10 * held
+
+
+def test_layers_that_a_recipe_leaves_out_are_counted(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path)
+    for name, layers in (('LightGCN', 3), ('GRU4Rec', 1)):
+        own = [
+            f'model={{name: {name}}}',
+            f'model={{name: {name}, num_layers: {layers}}}',
+        ]
+        plain, explicit = (
+            estimate_run(load_config('sasrec', [*shop, model])) for model in own
+        )
+        assert plain == explicit
+
+
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
@@ -228,6 +286,10 @@ def test_unread_data_say_what_to_set(
         ('llm.token=[picture]', "'llm.token' .*got 'picture'"),
         ('llm.train_tables=[picture]', "'llm.train_tables' .*got 'picture'"),
         ('llm.prefix.embedding=picture', "'llm.prefix.embedding' .*got 'picture'"),
+        ('llm.projector_layers=0', r"^'llm.projector_layers' .*\(got 0\)"),
+        ('llm.head_channels=0', r"^'llm.head_channels' .*\(got 0\)"),
+        ('llm.prefix.num_tokens=0', r"^'llm.prefix.num_tokens' .*\(got 0\)"),
+        ('llm.num_layers=0', r"^'llm.num_layers' .*\(got 0\)"),
         ('llm.prefix.rnak=3', "'llm.prefix.rnak' of GraphPrefix"),
         ('llm.lora.r=abc', r"'llm.lora.r' .* an integer \(got 'abc'\)"),
         ('llm.lora.r=null', r"'llm.lora.r' .* an integer \(got None\)"),

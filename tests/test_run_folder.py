@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from hellm_pyg import checkpoint, experiment, run_folder
-from hellm_pyg.config import Config, load_config
+from hellm_pyg.config import Config, load_config, save_config
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.nn.models import Ensemble, GraphRecommender, SequenceRecommender
 from hellm_pyg.recommendation import export_top_n, recommend
-from hellm_pyg.run_folder import differing
+from hellm_pyg.run_folder import check_config, differing
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +168,8 @@ def test_the_same_call_changes_nothing_and_another_one_is_refused(
         (ensemble_config(shop, 'ensemble.grid=[0, 1]'), 'ensemble.grid'),
         (ensemble_config(shop, members=MEMBERS[:2]), 'ensemble.members'),
         (turned, 'ensemble.members'),  # another member would have weight 1
+        # Nothing tells whether it is the same file.
+        (ensemble_config(shop, f'data.interactions={shop}/x'), 'data.interactions'),
     ):
         with pytest.raises(ValueError, match=f"another configuration: '{key}' is"):
             experiment.ensemble(config, combined)
@@ -401,6 +403,27 @@ def test_a_model_need_not_tell_what_it_is_trained_on(
     monkeypatch.delattr(SequenceRecommender, 'sampling')
     monkeypatch.delattr(GraphRecommender, 'sampling')
     assert torch.equal(experiment.evaluate_run(shop / 'seq', 'val', []).rank, expected)
+
+
+def test_a_table_that_smoothing_alone_reads_may_not_move(tmp_path: Path) -> None:
+    (tmp_path / 'state').mkdir()
+
+    def config(folder: str, *overrides: str) -> Config:
+        tables = f'llm.tables={{graph: {tmp_path / folder}, seq: random:4}}'
+        return load_config('finetune_best', [tables, *overrides])
+
+    alone = ['llm.token=[seq]', 'llm.prefix=null']
+    for own, moves in (
+        ([], True),
+        ([*alone, 'llm.smoothing=null'], True),
+        ([*alone, 'llm.smoothing.embedding=graph'], False),
+    ):
+        save_config(config('there', *own), tmp_path / 'config.yaml')
+        now = config('here', *own)
+        with pytest.raises(ValueError, match=r"'llm.tables.graph' is '.*there'"):
+            check_config(tmp_path, now, moved=not moves)
+        if moves:
+            assert check_config(tmp_path, now, moved=True)
 
 
 def test_an_empty_section_is_not_null() -> None:

@@ -7,6 +7,7 @@ from hellm_pyg.assembly.data import (
     training_data,
 )
 from hellm_pyg.assembly.language_model import (
+    LLM_KEYS,
     PREFIX_FROM_LLM,
     build_llm,
     check_backbone,
@@ -27,6 +28,7 @@ from hellm_pyg.assembly.paths import resolve_paths
 
 __all__ = [
     'FROM_DATA',
+    'LLM_KEYS',
     'PREFIX_FROM_LLM',
     'build_data',
     'build_llm',

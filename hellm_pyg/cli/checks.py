@@ -19,8 +19,12 @@ def doctor(
         typer.Option(help='Recipe (or run folder) whose memory is estimated.'),
     ] = None,
     overrides: Overrides = None,
-    users: Annotated[int | None, typer.Option(help='Number of users.', min=1)] = None,
-    items: Annotated[int | None, typer.Option(help='Number of items.', min=1)] = None,
+    users: Annotated[
+        int | None, typer.Option(help="Number of users (default: the data's).", min=1)
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="Number of items (default: the data's).", min=1)
+    ] = None,
 ) -> None:
     """Print versions, devices and fast paths; estimate the memory of a run.
 

@@ -302,6 +302,8 @@ class TrainConfig:
                 raise ValueError(
                     f"'{name}' needs to be finite (got {getattr(self, name)})"
                 )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"'betas' needs to lie in [0, 1) (got {self.betas})")
         if self.batch_tokens is not None:
             _at_least(1, self, 'batch_tokens')
         if self.seed >= 2**32:  # numpy takes no more

@@ -10,13 +10,20 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg import checkpoint
 from hellm_pyg.assembly import build_llm, build_loader, build_model, resolve_paths
-from hellm_pyg.config import Config, TrainConfig, to_dict
+from hellm_pyg.config import (
+    Config,
+    TrainConfig,
+    load_run_config,
+    save_config,
+    to_dict,
+)
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.experiment.evaluation import forget_results, protocol_of, rank_users
 from hellm_pyg.experiment.preparation import check_phase, prepare
 from hellm_pyg.keys import in_words_of
 from hellm_pyg.refit import chosen_epochs, former_run, validation
 from hellm_pyg.run_folder import (
+    CONFIG,
     IDS,
     METRICS,
     WEIGHTS,
@@ -97,42 +104,69 @@ def _train(
     accelerator: Accelerator,
 ) -> dict[str, float]:
     from hellm_pyg.training import Trainer
+    from hellm_pyg.training.teacher import hashes
 
-    former = config.train.refit and former_run(config, data, ids)
+    former = former_run(config, data, ids) if config.train.refit else None
     loader = build_loader(config, data, model)
-    ended = loader is not None and (run_dir / METRICS).is_file()
+    ended = (run_dir / METRICS).is_file()
+    accelerator.wait_for_everyone()  # until all know it
     if accelerator.is_main_process and not ended:
         forget_results(run_dir)
-    if loader is not None:
-        settings = {'model': config.model, 'llm': to_dict(config)['llm']}
-        if config.llm is not None:  # what is frozen the state does not hold
-            from hellm_pyg.llm.saving import backbone_signature
+    if loader is None and ended:
+        check_unchanged(run_dir, data)
+        return _finished(run_dir)
+    if loader is None:
+        return _count(config, run_dir, model, data, ids, accelerator, former)
+    settings = {'model': config.model, 'llm': to_dict(config)['llm']}
+    if config.llm is not None:  # what is frozen the state does not hold
+        from hellm_pyg.llm.saving import backbone_signature
 
-            settings['tables'] = checkpoint.tensor_hash(model.tables.state_dict())
-            settings['backbone'] = backbone_signature(model.llm, model.prompt)
-        if former:
-            settings['refit'] = validation(former)
-        if is_without_state(run_dir):
-            check_unchanged(run_dir, data)
-            check_read(run_dir, settings)
-            logger.info('%s: finished before, nothing is done', run_dir)
-            return dict(read_metrics(run_dir)['metrics'])
-        teachers = _load_teachers(config, data, ids)
-        with in_words_of(TrainConfig, 'train', teachers='train.distill.runs'):
-            trainer = Trainer(
-                model,
-                data,
-                loader,
-                config.train,
-                run_dir,
-                config.eval,
-                ids,
-                settings,
-                accelerator=accelerator,
-                last_epoch=chosen_epochs(former) if former else None,
-                teachers=teachers,
-            )
-        return trainer.fit()
+        settings['tables'] = checkpoint.tensor_hash(model.tables.state_dict())
+        settings['backbone'] = backbone_signature(model.llm, model.prompt)
+    if former:
+        settings['refit'] = validation(former)
+    if is_without_state(run_dir):
+        if load_run_config(run_dir / CONFIG).train.distill != config.train.distill:
+            settings['teachers'] = hashes(_load_teachers(config, data, ids))
+        check_unchanged(run_dir, data)
+        check_read(run_dir, settings)
+        return _finished(run_dir)
+    teachers = _load_teachers(config, data, ids)
+    with in_words_of(TrainConfig, 'train', teachers='train.distill.runs'):
+        trainer = Trainer(
+            model,
+            data,
+            loader,
+            config.train,
+            run_dir,
+            config.eval,
+            ids,
+            settings,
+            accelerator=accelerator,
+            last_epoch=chosen_epochs(former) if former else None,
+            teachers=teachers,
+        )
+    metrics = trainer.fit()
+    if accelerator.is_main_process and not ended:
+        save_config(config, run_dir / CONFIG)  # its files may have moved meanwhile
+    return metrics
+
+
+def _finished(run_dir: Path) -> dict[str, float]:
+    logger.info('%s: finished before, nothing is done', run_dir)
+    return dict(read_metrics(run_dir)['metrics'])
+
+
+def _count(
+    config: Config,
+    run_dir: Path,
+    model: Any,
+    data: HeteroData,
+    ids: IdMap,
+    accelerator: Accelerator,
+    former: Path | None,
+) -> dict[str, float]:
+    """Fits a model that has nothing to train."""
     if config.train.distill is not None:
         raise ValueError(
             f"'train.distill' needs a model that is trained (got "
@@ -149,8 +183,8 @@ def _train(
     found['split_fingerprint'] = data.split_fingerprint
     if accelerator.is_main_process:
         checkpoint.save_tensors(run_dir / WEIGHTS, model.state_dict())
-        checkpoint.save_json(run_dir / METRICS, found)
         ids.save(run_dir / IDS)
+        checkpoint.save_json(run_dir / METRICS, found)  # which ends the run
     accelerator.wait_for_everyone()
     return found['metrics']
 

@@ -10,9 +10,10 @@ from typing import Any
 
 
 class Interrupts:
-    """Notes the first Ctrl-C or SIGTERM; a second one stops at once.
+    """Notes Ctrl-C or SIGTERM; Ctrl-C pressed again stops at once.
 
-    Nothing is held back outside the main thread, where no handler can be set.
+    SIGTERM often comes twice, to a whole group of processes and passed on by the first
+    of them. Nothing is held back outside the main thread, where no handler can be set.
     """
 
     def __init__(self) -> None:
@@ -22,9 +23,13 @@ class Interrupts:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Notes interrupts instead of raising, as long as the block runs."""
+        pressed = False
 
         def note(number: int, frame: Any) -> None:
-            if self.pending or self._at_once:
+            nonlocal pressed
+            again = pressed and number == signal.SIGINT
+            pressed = pressed or number == signal.SIGINT
+            if again or self._at_once:
                 raise KeyboardInterrupt
             self.pending = True
 

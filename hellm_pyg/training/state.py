@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,9 +22,34 @@ from hellm_pyg.checkpoint import (
     save_json,
     save_tensors,
 )
+from hellm_pyg.config import (
+    DistillConfig,
+    EvalConfig,
+    LLMConfig,
+    SmoothingConfig,
+    TrainConfig,
+)
 
 WEIGHTS, OPTIMIZER = 'weights.safetensors', 'optimizer.safetensors'
 RANDOM, PROGRESS = 'random.json', 'progress.json'
+# A setting that changes nothing but the memory that a validation needs.
+FREE = 'eval.batch_size'
+# Settings that say where something lies, and those that tell what it is.
+CONTENT = {
+    'llm.name': 'backbone',
+    'llm.tables.': 'tables',
+    'train.refit': 'refit',
+    'train.distill.runs.': 'teachers',
+}
+# Sections that may have got another key since a state was written, whose default
+# changes nothing.
+SECTIONS = {
+    'train': TrainConfig(),
+    'train.distill': DistillConfig(),
+    'eval': EvalConfig(),
+    'llm': LLMConfig(),
+    'llm.smoothing': SmoothingConfig(),
+}
 
 
 @dataclass
@@ -187,22 +213,36 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
         raise ValueError(
             f"'{folder / PROGRESS}' is damaged or of another version: {error!r}"
         ) from error
-    old, new = _dotted(former), _dotted(settings)
-    # A section may have got another key since, with a default that changes nothing.
-    sections = {key.rpartition('.')[0] for key in old} - {''}
-    known = {key for key in new if key in old or key.rpartition('.')[0] not in sections}
-    differing = [
-        f'{key} was {old.get(key)!r} and is {new.get(key)!r}'
-        for key in sorted({*old, *known})
-        if old.get(key) != new.get(key)
-    ]
-    if differing:
+    if differing := _differing(former, settings):
         raise ValueError(
             f"'{folder}' belongs to another run: {'; '.join(differing)}. Go on with "
             f'the former settings, choose another folder for this run, or start over '
             f"(remove '{folder.parent}', or call 'fit(fresh=True)')"
         )
     return found
+
+
+def _differing(former: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What is another setting than it was, in words."""
+    old, new = _dotted(former), _dotted(settings)
+    sections = {key.rpartition('.')[0] for key in old}
+    for key in set(new) - set(old):
+        section, _, name = key.rpartition('.')
+        if section in sections and section in SECTIONS:
+            default = getattr(SECTIONS[section], name, None)
+            old[key] = list(default) if isinstance(default, tuple) else default
+    told = tuple(p for p, c in CONTENT.items() if c in former and c in settings)
+    return [
+        f'{key} was {old.get(key)!r} and is {new.get(key)!r}'
+        for key in sorted({*old, *new} - {FREE})
+        if old.get(key) != new.get(key)
+        and not (key.startswith(told) and are_paths(old.get(key), new.get(key)))
+    ]
+
+
+def are_paths(*values: Any) -> bool:
+    """Whether values say where something lies, as resolved paths do."""
+    return all(isinstance(value, str) and os.path.isabs(value) for value in values)
 
 
 def load_state(

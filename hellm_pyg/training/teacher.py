@@ -64,11 +64,6 @@ class Teacher:
             with inference(model.to(device)):
                 self._encoded[name] = model.encode(data)
 
-    def hashes(self) -> list[list[str]]:
-        """Names of the models, and which weights they have."""
-        models = self.models.items()
-        return [[name, tensor_hash(trained_tensors(model))] for name, model in models]
-
     def __call__(self, batch: Any) -> SoftTargets:
         """Returns what it tells of the targets of a :class:`SequenceBatch`."""
         query = {}
@@ -103,6 +98,13 @@ class Teacher:
             total = share if total is None else total.add_(share)
         assert total is not None
         return total.div_(len(self.models))
+
+
+def hashes(models: Mapping[str, torch.nn.Module]) -> list[list[str]]:
+    """Names of models, and which weights they have."""
+    return [
+        [name, tensor_hash(trained_tensors(model))] for name, model in models.items()
+    ]
 
 
 def check_student(model: Any) -> None:

@@ -32,9 +32,10 @@ from hellm_pyg.training.processes import make_accelerator
 from hellm_pyg.training.schedule import learning_rate
 from hellm_pyg.training.state import Progress
 from hellm_pyg.training.step import Gradient, Stepper, Trainable
-from hellm_pyg.training.teacher import Teacher, check_student
+from hellm_pyg.training.teacher import Teacher, check_student, hashes
 
 LINES_PER_EPOCH = 10
+LEAST_HISTORY = 3  # an item and the two that are held out
 
 
 class NonFiniteLossError(ValueError, FloatingPointError):
@@ -110,6 +111,11 @@ class Trainer:
             raise ValueError(
                 f"'last_epoch' needs to be at least 1, or None (got {last_epoch})"
             )
+        if config.split == 'train' and config.max_len < LEAST_HISTORY:
+            raise ValueError(
+                f"'max_len' needs to be at least {LEAST_HISTORY}, for in a validation "
+                f'both held-out items count (got {config.max_len})'
+            )
         _check(model, data, loader)
         self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
@@ -122,7 +128,7 @@ class Trainer:
         )
         own: dict[str, Any] = {} if last_epoch is None else {'last_epoch': last_epoch}
         if teacher is not None:
-            own['teachers'] = teacher.hashes()
+            own['teachers'] = hashes(teacher.models)
         self.settings = self._make_settings({**(settings or {}), **own})
         self.state = Progress()
         self._folder = TrainingFolder(
@@ -250,6 +256,8 @@ class Trainer:
             self._show(steps)
             self._pause()
         self._check_weights()
+        if self._is_measured():
+            self._save()  # what measures may need more memory than there is
         self._validate(steps)
         self._save()
         self._folder.prune(state.best_epoch)
@@ -283,7 +291,7 @@ class Trainer:
     def _diverged(self, what: str, step: int) -> NonFiniteLossError:
         kept, where = 'no state had been saved yet', ''
         if self._folder.state.is_dir():
-            kept = f"the last good state stays in '{self._folder.state}'"
+            kept = f"the last state with finite weights stays in '{self._folder.state}'"
             where = (
                 " in another folder ('run_dir', or '--out' on the command line): this "
                 'one goes on with its own settings only'
@@ -320,6 +328,12 @@ class Trainer:
         total = state.total_steps + (epochs - state.epoch) * steps - state.step
         self._log.advance(f'epoch {state.epoch + 1}/{epochs}', total, values)
 
+    def _is_measured(self) -> bool:
+        """Whether the epoch at hand ends with a validation."""
+        epoch, config = self.state.epoch + 1, self.config
+        due = epoch % config.eval_every == 0 or epoch >= self._last_epoch
+        return due and config.split == 'train'
+
     def _validate(self, steps: int) -> None:
         """Ends an epoch: measures, keeps the best weights, decides whether to stop."""
         state, config, metrics = self.state, self.config, None
@@ -327,7 +341,7 @@ class Trainer:
         if config.split != 'train':  # nothing is left to choose by: the last is kept
             state.best_epoch = epoch
             self._folder.keep_best(epoch)
-        elif epoch % config.eval_every == 0 or epoch >= self._last_epoch:
+        elif self._is_measured():
             metrics = self._measure()
             value = metrics[config.metric]
             state.waited += 1
@@ -371,7 +385,7 @@ class Trainer:
                     progress=self.progress and self._main,
                 )
         except KeyboardInterrupt:
-            self._stop()
+            self._stop(save=False)
         except NaNScoresError as error:
             what = 'scores on validation are NaN'
             raise self._diverged(what, self.state.step) from error

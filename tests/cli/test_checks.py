@@ -23,6 +23,16 @@ def test_doctor_needs_the_option_for_a_run() -> None:
         assert "'--run' needs the recipe" in error('doctor', *arguments)
 
 
+def test_doctor_takes_one_size_alone(shop: Path) -> None:
+    own, more = (
+        hellm('doctor', '--run', shop / 'graph', *sizes).stdout
+        for sizes in ([], ['--items', 90_000])
+    )
+    assert re.search(r'sum +│ \d+\.\d [KM]iB', own)
+    assert re.search(r'sum +│ \d+\.\d [MG]iB', more)
+    assert own != more
+
+
 def test_doctor_reads_a_run_folder(shop: Path) -> None:
     assert 'Adam moments' in hellm('doctor', '--run', shop / 'graph').stdout
 

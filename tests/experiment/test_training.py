@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.recommendation import recommend
+from hellm_pyg.training import trainer
 from tests.experiment.configs import SMALL, hellm_config, shop_config
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
 
@@ -180,6 +182,42 @@ def test_floors_need_no_training(tmp_path: Path, name: str) -> None:
     assert found == pytest.approx(metrics)
 
 
+def test_a_finished_floor_keeps_its_results(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = shop_config(tmp_path, 'sasrec', 'model.name=ItemKNN')
+    first = experiment.pretrain(config, tmp_path / 'run')
+    experiment.evaluate_run(tmp_path / 'run')
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    with caplog.at_level('INFO'):
+        assert experiment.pretrain(config, tmp_path / 'run') == first
+    assert 'finished before, nothing is done' in caplog.text
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    assert after == before
+    assert tmp_path / 'run' / 'evaluation.json' in after
+    turn_around(tmp_path)
+    with pytest.raises(ValueError, match="run' was trained on other interactions"):
+        experiment.pretrain(config, tmp_path / 'run')
+
+
+@pytest.mark.parametrize('name', ['Popularity', 'ItemKNN'])
+def test_a_floor_loads_beside_more_interactions(tmp_path: Path, name: str) -> None:
+    config = shop_config(tmp_path, 'sasrec', f'model.name={name}')
+    experiment.pretrain(config, tmp_path / 'run')
+    first = experiment.load_run(tmp_path / 'run')
+    with (tmp_path / 'log.csv').open('a') as file:
+        file.write('u00,p001,50\n')
+    second = experiment.load_run(tmp_path / 'run')
+    train = ('user', 'interacts', 'item')
+    sizes = [run.data[train].edge_index.size(1) for run in (first, second)]
+    assert sizes[1] == sizes[0] + 1
+    assert torch.equal(second.model.edge_index, first.model.edge_index)
+    path = tmp_path / 'run' / 'model.safetensors'
+    checkpoint.save_tensors(path, {'edge_index': first.model.edge_index})
+    with pytest.raises(ValueError, match=r"model\.safetensors' does not fit: it lacks"):
+        experiment.load_run(tmp_path / 'run')
+
+
 @pytest.mark.parametrize('split', ['train+val', 'all'])
 def test_training_on_held_out_items(tmp_path: Path, split: str) -> None:
     config = shop_config(
@@ -220,11 +258,15 @@ def test_tables_that_know_held_out_items_are_refused(tmp_path: Path) -> None:
         own = [*common, tables, f'train.split={split}', 'train.precision=fp32', *more]
         return shop_config(tmp_path, 'finetune_best', *own)
 
+    for split in splits:  # as a Trainer leaves it that is called by itself
+        shutil.copytree(tmp_path / split, tmp_path / f'bare-{split}')
+        (tmp_path / f'bare-{split}' / 'config.yaml').unlink()
     for number, split in enumerate(splits):
         for table in splits[number + 1 :]:
             message = rf"'llm.tables.graph' cannot .* '{re.escape(table)}' \(got '"
-            with pytest.raises(ValueError, match=message):
-                experiment.finetune(config_of(split, table), tmp_path / 'run')
+            for folder in (table, f'bare-{table}'):
+                with pytest.raises(ValueError, match=message):
+                    experiment.finetune(config_of(split, folder), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
     dates = ['data.val_from=102', 'data.test_from=104']
     with pytest.raises(ValueError, match=r"'data.val_from' None \(got 102 here\)"):
@@ -233,6 +275,7 @@ def test_tables_that_know_held_out_items_are_refused(tmp_path: Path) -> None:
         experiment.finetune(
             config_of('train', 'train', 'data.drop_last=1'), tmp_path / 'run'
         )
+    experiment.finetune(config_of('train', 'bare-train'), tmp_path / 'bare')
     experiment.finetune(config_of('train+val', 'train'), tmp_path / 'run')
     card = (tmp_path / 'run' / 'model' / 'README.md').read_text()
     assert 'protocol' not in card  # of a validation that was not
@@ -309,13 +352,89 @@ def test_a_run_of_before_a_setting_goes_on(tmp_path: Path) -> None:
     found = experiment.pretrain(config, tmp_path / 'run')
     path = tmp_path / 'run' / 'state' / 'progress.json'
     content = json.loads(path.read_text())
-    assert content['settings']['model'].pop('dropout') == config.model['dropout']
+    assert content['settings']['train'].pop('decay') == 'matrices'
     path.write_text(json.dumps(content))
     assert experiment.pretrain(config, tmp_path / 'run') == found
     content['settings']['model']['num_layers'] = 7
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r'model\.num_layers was 7'):
         experiment.pretrain(config, tmp_path / 'run')
+
+
+def test_a_stopped_run_goes_on_elsewhere(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(folder: Path, *overrides: str) -> Config:
+        teacher = f'train.distill.runs={{seq: {folder / "seq"}}}'
+        return hellm_config(folder, folder, 'llm.prefix.rank=2', teacher, *overrides)
+
+    def too_large(*args: object, **kwargs: object) -> None:
+        raise MemoryError
+
+    there, here, last = (tmp_path / name for name in ('there', 'here', 'last'))
+    shutil.copytree(shop, there)
+    whole = experiment.finetune(config(there), there / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, 'evaluate', too_large)
+        with pytest.raises(MemoryError):
+            experiment.finetune(config(there), there / 'run')
+    shutil.move(there, here)
+    found = experiment.finetune(config(here, 'eval.batch_size=5'), here / 'run')
+    assert found == pytest.approx(whole)
+    steps = [json.loads(line) for line in (here / 'run' / 'log.jsonl').open()]
+    assert len({(one['epoch'], one.get('step')) for one in steps}) == len(steps)
+    run = experiment.load_run(here / 'run')  # which knows where all lies now
+    assert run.config == resolve_paths(config(here, 'eval.batch_size=5'))
+    shutil.move(here, last)  # a finished run, too
+    assert experiment.finetune(config(last), last / 'run') == found
+    for table, message in (
+        (last / 'seq', 'belongs to another run: tables was '),
+        ('random:8', r"'llm.tables.graph' is .*\(got 'random:8'\)"),
+    ):
+        other = config(last, f'llm.tables.graph={table}')
+        with pytest.raises(ValueError, match=message):
+            experiment.finetune(other, last / 'run')
+
+
+def test_moved_files_of_another_content_are_another_run(tmp_path: Path) -> None:
+    run, moved = tmp_path / 'run', tmp_path / 'moved'
+    found = experiment.pretrain(shop_config(tmp_path, 'sasrec', *SMALL), run)
+    moved.mkdir()
+    elsewhere = shop_config(moved, 'sasrec', *SMALL)
+    assert experiment.pretrain(elsewhere, run) == found
+    text = np.load(moved / 'text.npy')
+    np.save(moved / 'text.npy', -text)
+    with pytest.raises(ValueError, match="belongs to another run: data was '"):
+        experiment.pretrain(elsewhere, run)
+    np.save(moved / 'text.npy', text)
+    turn_around(moved)
+    with pytest.raises(ValueError, match="belongs to another run: data was '"):
+        experiment.pretrain(elsewhere, run)
+    shutil.rmtree(run / 'state')
+    with pytest.raises(ValueError, match="run' was trained on other interactions"):
+        experiment.pretrain(elsewhere, run)
+    without = shop_config(tmp_path, 'sasrec', *SMALL, 'data.features={}')
+    with pytest.raises(ValueError, match=r"another configuration: 'data\.features' is"):
+        experiment.pretrain(without, run)
+
+
+def test_a_finished_run_without_state_knows_its_teachers(
+    shop: Path, tmp_path: Path
+) -> None:
+    for name in ('seq', 'moved'):
+        shutil.copytree(shop / 'seq', tmp_path / name)
+    found = experiment.pretrain(taught(shop, {'a': tmp_path / 'seq'}), tmp_path / 'run')
+    for name in ('run/state', 'seq'):
+        shutil.rmtree(tmp_path / name)
+    # Where they are said to lie nothing is read.
+    again = taught(shop, {'a': tmp_path / 'seq'})
+    assert experiment.pretrain(again, tmp_path / 'run') == found
+    again = taught(shop, {'a': tmp_path / 'moved'})
+    assert experiment.pretrain(again, tmp_path / 'run') == found
+    own = shop_config(shop, 'sasrec', *SMALL, 'train.seed=3')
+    experiment.pretrain(own, tmp_path / 'other')
+    with pytest.raises(ValueError, match=r"run' was trained with other teachers than"):
+        experiment.pretrain(taught(shop, {'a': tmp_path / 'other'}), tmp_path / 'run')
 
 
 def test_phases_are_told_apart(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from hellm_pyg import checkpoint
 from hellm_pyg.checkpoint import load_json, load_tensors
 from hellm_pyg.config import EvalConfig
 from hellm_pyg.training import Trainer, trainer
+from hellm_pyg.training.folder import TrainingFolder
+from hellm_pyg.training.state import Progress
 from tests.devices import DEVICES, accelerator_on
 from tests.training.test_trainer import lines, weights
 from tests.training.toy import CONFIG, Toy, kill_at, make_data, make_trainer
@@ -180,6 +181,21 @@ def test_ctrl_c_in_a_terminal(tmp_path: Path, undisturbed: Trainer) -> None:
     assert_same(run, undisturbed)
 
 
+def test_a_request_to_stop_may_come_twice(tmp_path: Path, undisturbed: Trainer) -> None:
+    def twice(losses: int) -> None:
+        if losses == 3:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, Toy(twice)).fit()
+    state = load_json(tmp_path / 'state' / 'progress.json')['progress']
+    assert (state['epoch'], state['step']) == (0, 2)
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert_same(run, undisturbed)
+
+
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     def twice(losses: int) -> None:
         if losses == 3:
@@ -212,6 +228,45 @@ def test_interrupted_in_the_validation(
     run.fit()
     assert run.model.losses == 2 * len(undisturbed.loader)  # epochs 3 and 4
     assert_same(run, undisturbed)
+
+
+def test_out_of_memory_in_the_validation(
+    tmp_path: Path, undisturbed: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, calls = trainer.evaluate, []
+
+    def too_large(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError('out of memory')
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, 'evaluate', too_large)
+        with pytest.raises(torch.OutOfMemoryError):
+            make_trainer(tmp_path).fit()
+    smaller = EvalConfig(ks=(5, 10), batch_size=3)
+    run = make_trainer(tmp_path, evaluation=smaller)
+    run.fit()
+    assert run.model.losses == 2 * len(undisturbed.loader)  # epochs 3 and 4
+    assert_same(run, undisturbed)
+
+
+def test_epochs_without_a_validation_are_saved_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, save = [], TrainingFolder.save
+
+    def noted(folder: TrainingFolder, progress: Progress) -> None:
+        saved.append((progress.epoch, progress.step > 0))
+        save(folder, progress)
+
+    monkeypatch.setattr(TrainingFolder, 'save', noted)
+    make_trainer(tmp_path / 'a', config=replace(CONFIG, epochs=2, eval_every=2)).fit()
+    assert saved == [(1, False), (1, True), (2, False)]
+    saved.clear()
+    make_trainer(tmp_path / 'b', config=replace(CONFIG, epochs=1, split='all')).fit()
+    assert saved == [(1, False)]
 
 
 def test_a_full_disk_keeps_the_old_state(
@@ -288,9 +343,10 @@ def test_killed_while_writing_the_model(
     assert_same(run, undisturbed)
 
 
-def stopped(run_dir: Path, model: Callable[[Any], Toy] = Toy) -> None:
+def stopped(run_dir: Path, settings: dict[str, Any] | None = None) -> None:
+    run = make_trainer(run_dir, Toy(kill_at(20, signal.SIGINT)), settings=settings)
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(run_dir, model(kill_at(20, signal.SIGINT))).fit()
+        run.fit()
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
@@ -316,6 +372,66 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, settings={'model': {'width': 3}}).fit()
     with pytest.raises(ValueError, match=r'model was None and is \{\}'):
         make_trainer(tmp_path, settings={'model': {}}).fit()
+
+
+def test_a_setting_inside_a_section_counts(tmp_path: Path) -> None:
+    stopped(tmp_path, {'model': {'width': 3}, 'llm': {'lora': {'r': 4}}})
+    for model, lora, problem in (
+        ({'width': 3, 'depth': 2}, {'r': 4}, r'model\.depth was None and is 2'),
+        ({}, {'r': 4}, r'model was None and is \{\}; model\.width was 3 and is None'),
+        ({'width': 3}, {'r': 4, 'bias': 'all'}, r"lora\.bias was None and is 'all'"),
+    ):
+        settings = {'model': model, 'llm': {'lora': lora}}
+        with pytest.raises(ValueError, match=problem):
+            make_trainer(tmp_path, settings=settings).fit()
+
+
+def test_a_section_of_before_a_setting_has_its_default(tmp_path: Path) -> None:
+    settings = {'llm': {'name': 'tiny', 'head': 'tied', 'smoothing': {'k': 3}}}
+    stopped(tmp_path, settings)
+    path = tmp_path / 'state' / 'progress.json'
+    content = load_json(path)
+    for section, key in (
+        ('train', 'betas'),
+        ('train', 'distill'),
+        ('train', 'schedule'),  # which is not the default
+        ('eval', 'mask'),
+    ):
+        del content['settings'][section][key]
+    path.write_text(json.dumps(content))
+    llm: dict[str, Any] = {**settings['llm'], 'dropout': 0.0}
+    llm['smoothing'] = {'k': 3, 'modalities': True}
+    plain = replace(CONFIG, schedule='constant')
+    for own, part, problem in (
+        (llm, CONFIG, r"run: train\.schedule was 'constant' and is 'cosine'\. Go"),
+        ({**llm, 'dropout': 0.1}, plain, r'run: llm\.dropout was 0\.0 and is 0\.1\. G'),
+        ({**llm, 'size': 1}, plain, r'run: llm\.size was None and is 1\. Go'),
+        (
+            {**llm, 'smoothing': {'k': 3, 'weight': 0.5}},
+            plain,
+            r'run: llm\.smoothing\.weight was 0\.2 and is 0\.5\. Go',
+        ),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            make_trainer(tmp_path, config=part, settings={'llm': own}).fit()
+    assert make_trainer(tmp_path, config=plain, settings={'llm': llm}).fit()
+
+
+def test_what_a_run_reads_may_lie_elsewhere(tmp_path: Path) -> None:
+    def settings(folder: str, **hashes: str) -> dict[str, Any]:
+        return {'llm': {'name': 'tiny', 'tables': {'graph': folder}}, **hashes}
+
+    there, here = str(tmp_path / 'there'), str(tmp_path / 'here')
+    run_dir = tmp_path / 'run'
+    stopped(run_dir, settings(there, tables='a'))
+    for own, problem in (
+        (settings(here, tables='b'), "run: tables was 'a' and is 'b'"),
+        (settings(here), r'run: llm\.tables\.graph was .*; tables was'),
+        (settings('random:4', tables='a'), r"graph was .* and is 'random:4'\. Go"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            make_trainer(run_dir, settings=own).fit()
+    assert make_trainer(run_dir, settings=settings(here, tables='a')).fit()
 
 
 def test_fresh_starts_over(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_nan_stops_and_keeps_the_last_good_state(tmp_path: Path, where: str) -> 
     per_epoch = len(undisturbed.loader)
     run = make_trainer(tmp_path / 'nan', Diverging(per_epoch + 3, where))
     run.settings['class'] = 'Toy'  # which will be mended
-    with pytest.raises(NonFiniteLossError, match=r'epoch 2, step 2; the last good'):
+    with pytest.raises(NonFiniteLossError, match=r'epoch 2, step 2; the last state'):
         run.fit()
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
     state = load_json(tmp_path / 'nan' / 'state' / 'progress.json')['progress']
@@ -226,7 +226,7 @@ def test_weights_that_overflow_are_not_saved(
             run.model.item.data[0, 0] = math.inf
 
     run._stepper.optimizer.register_step_post_hook(overflow)
-    message = rf'weights .* infinite in epoch 2, step {steps}; the last good .*--out'
+    message = rf'weights .* infinite in epoch 2, step {steps}; the last state .*--out'
     with pytest.raises(NonFiniteLossError, match=message):
         run.fit()
     state = load_json(tmp_path / 'state' / 'progress.json')['progress']
@@ -248,11 +248,11 @@ def test_nan_first_seen_in_validation(tmp_path: Path) -> None:
 
     run = make_trainer(tmp_path, Lost())
     steps = math.ceil(len(run.loader) / CONFIG.accumulate)
-    message = rf'validation are NaN in epoch 2, step {steps}; the last good state'
+    message = rf'validation are NaN in epoch 2, step {steps}; the last state'
     with pytest.raises(NonFiniteLossError, match=message):
         run.fit()
     state = load_json(tmp_path / 'state' / 'progress.json')['progress']
-    assert (state['epoch'], state['step']) == (1, 0)
+    assert (state['epoch'], state['step']) == (1, steps)  # whose weights are finite
 
 
 def test_nan_before_anything_was_saved(tmp_path: Path) -> None:
@@ -285,6 +285,12 @@ def test_bad_input(tmp_path: Path) -> None:
             make_trainer(tmp_path, config=replace(CONFIG, metric=metric))
     with pytest.raises(ValueError, match=r"'epochs' .* \(got 0\)"):
         make_trainer(tmp_path, config=replace(CONFIG, epochs=0))
+
+    for wrong in (1, 2):
+        with pytest.raises(ValueError, match=rf"'max_len' .* 3.*\(got {wrong}\)"):
+            make_trainer(tmp_path, config=replace(CONFIG, max_len=wrong))
+    blind = replace(CONFIG, epochs=1, max_len=1, split='train+val')
+    assert make_trainer(tmp_path / 'blind', config=blind).fit() == {}
 
     class Empty(PairLoader):
         def __len__(self) -> int:

@@ -11,7 +11,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
-from hellm_pyg.nn.conv.light_hypergraph_conv import LightHypergraphConv
+from hellm_pyg.nn.conv.light_hypergraph_conv import NORMALIZATIONS, LightHypergraphConv
 from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.loss import ContrastiveLoss
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
@@ -163,6 +163,15 @@ class HeLLMPre(GraphRecommender):
         ):
             if value < 0:
                 raise ValueError(f"'{name}' must not be negative (got {value})")
+        for name, normalization in (
+            ('normalization_user', normalization_user),
+            ('normalization_item', normalization_item),
+        ):
+            if normalization not in NORMALIZATIONS:
+                raise ValueError(
+                    f"'{name}' must be one of {list(NORMALIZATIONS)} "
+                    f'(got {normalization!r})'
+                )
         if contrast_anchor not in ('fused', 'bipartite'):
             raise ValueError(
                 "'contrast_anchor' must be 'fused' or 'bipartite' "

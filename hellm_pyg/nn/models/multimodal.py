@@ -116,7 +116,7 @@ class ProjectedFeatures(ItemFeatures):
         bias: Whether there is :math:`\mathbf{b}_m`.
 
     Raises:
-        ValueError: If there is no modality, or the data does not fit.
+        ValueError: If there is no modality or no channel, or the data does not fit.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class ProjectedFeatures(ItemFeatures):
         bias: bool = True,
     ) -> None:
         super().__init__(num_items, feature_dims, trainable)
+        if channels < 1:  # which models have as their 'embedding_dim'
+            raise ValueError(f"'embedding_dim' must be positive (got {channels})")
         self.linear = torch.nn.ModuleDict(
             {
                 name: torch.nn.Linear(dim, channels, bias)

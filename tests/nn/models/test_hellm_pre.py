@@ -403,7 +403,8 @@ def test_beats_popularity() -> None:
         ({'contrast_anchor': 'both'}, r"'contrast_anchor'.*got 'both'"),
         ({'trainable_hyperedge_weight': True}, r'got modalities=None'),
         ({'scope': 'some'}, r"'scope'"),
-        ({'normalization_user': 'gcn'}, r"'normalization'"),
+        ({'normalization_user': 'gcn'}, r"'normalization_user' .*got 'gcn'"),
+        ({'normalization_item': 'gcn'}, r"'normalization_item' .*got 'gcn'"),
     ],
 )
 def test_bad_arguments(options: dict, message: str) -> None:

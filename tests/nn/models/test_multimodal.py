@@ -54,6 +54,13 @@ def test_missing_rows_never_give_nan(
 
 
 @pytest.mark.parametrize('cls', MODELS)
+def test_a_width_out_of_range_is_named(cls: type[GraphRecommender]) -> None:
+    for width in (0, -1):
+        with pytest.raises(ValueError, match=rf"^'embedding_dim' .*\(got {width}\)"):
+            make(cls, embedding_dim=width)
+
+
+@pytest.mark.parametrize('cls', MODELS)
 def test_half_precision_training_step(cls: type[GraphRecommender]) -> None:
     model = make(cls)
     model.on_epoch_start(DATA)
