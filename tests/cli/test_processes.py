@@ -127,7 +127,8 @@ def test_a_process_that_dies_ends_the_others(endless: Any) -> None:
     launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode != 0
     assert not any(worker.is_running() for worker in workers)
-    assert load_json(run_dir / 'state' / 'progress.json')['progress']['epoch'] > 0
+    state = load_json(run_dir / 'state' / 'progress.json')['progress']
+    assert state['total_steps'] > 0
 
 
 def test_commands_whose_work_is_not_shared_are_refused(
