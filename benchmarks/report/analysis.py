@@ -256,7 +256,9 @@ def analyse(
                 [
                     i
                     for i, model in enumerate(models)
-                    if model in section.models and model.saw_validation is saw
+                    if model in section.models
+                    and model.saw_validation is saw
+                    and not model.outdated
                 ]
                 for saw in (False, True)
             )

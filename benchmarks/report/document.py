@@ -164,7 +164,7 @@ def _part(
         [t for p in analysis.tables for t in tables.metrics(analysis, p, settings)],
         [t for p in analysis.tables for t in tables.points(analysis, p, settings)],
         [tables.tests(analysis, one, settings) for one in analysis.tests],
-        [tables.slices(part) for part in analysis.slices],
+        [tables.slices(part, section.models) for part in analysis.slices],
         expectations(analysis),
         [cost.training(compared)] if compared else [],
         records,

@@ -202,8 +202,13 @@ def tests(analysis: Analysis, one: Tests, settings: Settings) -> Table:
     )
 
 
-def slices(part: SliceTable) -> Table:
-    """N@10 in slices of the users."""
+def slices(part: SliceTable, models: Iterable[Model]) -> Table:
+    """N@10 in slices of the users.
+
+    Args:
+        part: The slices.
+        models: All models of the section.
+    """
     best = part.value.max(axis=0)
     order = part.value.mean(axis=1).argsort()[::-1]
     body = []
@@ -224,6 +229,8 @@ def slices(part: SliceTable) -> Table:
         'N@10 with bootstrap intervals (none where no user has a hit), shaded by the '
         'share of the best of a column.'
     )
+    if any(model.outdated for model in models):
+        caption += f' What is outdated ({OUTDATED}) is left out.'
     title = of_group(part.title, part.models[0])
     return Table(title, ['model', *columns], body, caption + remarks(part.models))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.report import cells as cells_module
 from benchmarks.report import tables
 from benchmarks.report import users as users_module
 from benchmarks.report.analysis import TESTED, Analysis, Settings, analyse
@@ -211,3 +212,22 @@ def test_the_best_point_of_a_grid_is_tested(folder: Path) -> None:
     assert [one.reference.key for one in analysis.tests] == ['best', 'knn-5']
     compared = {row.model.key for row in analysis.tests[0].rows}
     assert compared == {'middle', 'lightgcn', 'knn-5'}
+
+
+def test_what_is_outdated_is_neither_compared_nor_sliced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = {path for path in folder.iterdir() if 'best-2' in path.name}
+    assert len(stale) == 1  # of two seeds
+    monkeypatch.setattr(cells_module, 'outdated', lambda paths, table: stale)
+    monkeypatch.setenv('HELLM_DATA', str(folder))
+    count = np.arange(500)
+    monkeypatch.setattr(users_module, '_count', lambda result: Users(count, count))
+    (section,) = load(folder)
+    analysis = analyse(section, ['best', 'lightgcn'], QUICK)
+    assert 'best' in {row.model.key for row in analysis.tables[HEADLINE]}
+    assert [one.reference.key for one in analysis.tests] == ['middle', 'lightgcn']
+    assert [row.model.key for row in analysis.tests[1].rows] == ['middle']
+    for part in analysis.slices:
+        assert {model.key for model in part.models} == {'middle', 'lightgcn'}
+        assert 'outdated (‡) is left out' in tables.slices(part, section.models).caption
