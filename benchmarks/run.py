@@ -25,7 +25,9 @@ A table is a YAML file:
 item tables a language model reads, ``members`` those that an ensemble sums (the first
 with weight 1), ``teachers`` those that a model learns from, instead of the recipe's,
 ``refit`` the one whose epochs or weights, chosen on validation, are taken over to train
-on the validation items, too: all of the same data set and seed. A recipe that the
+on the validation items, too: all of the same data set and seed. A cell's own
+``datasets`` restrict it to some of the table's; its own ``seeds``, a list or one for
+some of the data sets, take the place of the table's. A recipe that the
 search has written to ``benchmarks/recipes`` goes before the packaged one of its name.
 
 Every cell runs in its own process in ``runs/<dataset>/<cell>/<seed>``, which tables of

@@ -62,8 +62,8 @@ def load_table(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: If it cannot be read, a key is unknown or missing, a cell reads the
-            item table of one that is not there, or has it as a member or a teacher, or
-            there is no such base.
+            item table of one that is not there, or not with its data set and seed, or
+            has it as a member or a teacher, or there is no such base.
     """
     try:
         table = yaml.safe_load(path.read_text())
@@ -81,7 +81,14 @@ def load_table(path: Path) -> dict[str, Any]:
                         f"{path.name}: '{key}' of {name!r} needs names of cells (got "
                         f'{source!r})'
                     )
-    names = list(dict.fromkeys(cell.name for cell in cells(table)))
+    runs = {cell.key: cell for cell in cells(table)}
+    for key, run in runs.items():
+        if lost := [source for source in run.sources if source not in runs]:
+            raise ValueError(
+                f'{path.name}: {key!r} reads {lost}, whose cells need its data set and '
+                f"seed (their 'datasets' or 'seeds' are without)"
+            )
+    names = list(dict.fromkeys(run.name for run in runs.values()))
     if 'base' in table and table['base'] not in names:
         raise ValueError(
             f"{path.name}: 'base' needs to be one of {names} (got {table['base']!r})"
@@ -114,8 +121,9 @@ def cells(
 ) -> Iterator[Cell]:
     """The runs of a table: by data set and seed, then in the order of the file.
 
-    A cell's own ``datasets`` and ``seeds`` restrict it to some of the table's, whose
-    seeds may be given for each data set.
+    A cell's own ``datasets`` restrict it to some of the table's, its own ``seeds``
+    take the place of the table's. Both kinds of seeds are a list or, by data set,
+    lists; a data set that a cell's do not name has the table's.
 
     Args:
         table: What :func:`load_table` returns.
@@ -125,20 +133,30 @@ def cells(
     Raises:
         ValueError: If there are no seeds for one of the data sets.
     """
-    listed = table['seeds']
     for dataset in datasets or table['datasets']:
-        if isinstance(listed, dict) and not seeds and dataset not in listed:
-            raise ValueError(
-                f"'--datasets' needs some of {list(listed)}, of which the table has "
-                f"seeds, or '--seeds' beside it (got {dataset!r})"
-            )
-        own = listed[dataset] if isinstance(listed, dict) and not seeds else listed
-        for seed in seeds or own:
-            for name, cell in table['cells'].items():
-                if not datasets and dataset not in cell.get('datasets', [dataset]):
-                    continue
-                if seeds or seed in cell.get('seeds', [seed]):
+        own = {
+            name: seeds or _seeds(table, cell, dataset)
+            for name, cell in table['cells'].items()
+            if datasets or dataset in cell.get('datasets', [dataset])
+        }
+        for seed in dict.fromkeys(itertools.chain(*own.values())):
+            for name in own:
+                if seed in own[name]:
                     yield from _points(table, name, dataset, seed)
+
+
+def _seeds(
+    table: Mapping[str, Any], cell: Mapping[str, Any], dataset: str
+) -> Sequence[int]:
+    for seeds in (cell.get('seeds', {}), table['seeds']):
+        if not isinstance(seeds, dict):
+            return seeds
+        if dataset in seeds:
+            return seeds[dataset]
+    raise ValueError(
+        f"'--datasets' needs some of {list(table['seeds'])}, of which the table has "
+        f"seeds, or '--seeds' beside it (got {dataset!r})"
+    )
 
 
 def _points(

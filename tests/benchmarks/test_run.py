@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +144,35 @@ def test_cells_may_be_restricted(tmp_path: Path) -> None:
     assert last.run_dir == 'elsewhere/toys/d/1'
     others = [cell.key for cell in cells(table, ['toys'], [7])]
     assert others == ['toys-a-7', 'toys-b-7', 'toys-c-7', 'toys-d-7']
+
+
+def test_cells_may_have_more_seeds_than_the_table(tmp_path: Path) -> None:
+    recipe = {'recipe': 'sasrec'}
+    path = write_table(
+        tmp_path,
+        {
+            'a': recipe,
+            'b': {**recipe, 'seeds': {'toys': [2, 1, 3]}},
+            'c': {**recipe, 'refit': 'b', 'seeds': {'toys': [3]}},
+        },
+        datasets=['beauty', 'toys'],
+    )
+    keys = [cell.key for cell in cells(load_table(path))]
+    assert keys == [
+        'beauty-a-1', 'beauty-b-1', 'beauty-c-1',
+        'toys-a-1', 'toys-b-1', 'toys-b-2', 'toys-b-3', 'toys-c-3',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize('own', [{'seeds': [2]}, {'datasets': ['toys']}])
+def test_what_a_cell_reads_has_its_data_set_and_seed(
+    tmp_path: Path, own: dict[str, Any]
+) -> None:
+    recipe = {'recipe': 'sasrec'}
+    cells = {'a': {**recipe, **own}, 'b': {**recipe, 'refit': 'a'}}
+    path = write_table(tmp_path, cells, datasets=['beauty', 'toys'])
+    with pytest.raises(ValueError, match=r"'beauty-b-1' reads \['beauty-a-1'\]"):
+        load_table(path)
 
 
 @pytest.mark.parametrize(
