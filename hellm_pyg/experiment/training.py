@@ -119,7 +119,7 @@ def _train(
         return _count(config, run_dir, model, data, ids, accelerator, former)
     settings = {'model': config.model, 'llm': to_dict(config)['llm']}
     if config.llm is not None:  # what is frozen the state does not hold
-        from hellm_pyg.llm.saving import backbone_signature
+        from hellm_pyg.llm.signature import backbone_signature
 
         settings['tables'] = checkpoint.tensor_hash(model.tables.state_dict())
         settings['backbone'] = backbone_signature(model.llm, model.prompt)

@@ -29,6 +29,7 @@ from hellm_pyg.llm.adapter import (
 )
 from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
+from hellm_pyg.llm.restoring import load_pretrained
 from hellm_pyg.llm.parts import (
     check_backbone,
     check_causality,
@@ -42,12 +43,8 @@ from hellm_pyg.llm.prefix_attention import LayerKeyValues
 from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
-from hellm_pyg.llm.saving import (
-    load_pretrained,
-    push,
-    save_pretrained,
-    weights_hash,
-)
+from hellm_pyg.llm.saving import push, save_pretrained
+from hellm_pyg.llm.signature import weights_hash
 from hellm_pyg.llm.tables import ItemTables
 from hellm_pyg.nn.smoothing import NeighborSmoothing
 from hellm_pyg.nn.soft_targets import SoftTargets

@@ -10,22 +10,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel, PreTrainedModel
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModel
 
-from hellm_pyg.datasets.ids import IdMap
-from hellm_pyg.llm import LLMRecommender, saving
+from hellm_pyg.llm import LLMRecommender, restoring, saving
 from hellm_pyg.llm.backbone import load_model
-from tests.devices import DEVICES, pretended_cpu
-from tests.llm.tiny import LORA, NUM_ITEMS, batch_of, recommender, tiny_llm
+from tests.devices import pretended_cpu
+from tests.llm.folders import IDS, METRICS, load, scores, stored, trained
+from tests.llm.tiny import NUM_ITEMS, batch_of, recommender, tiny_llm
 
-BATCH = batch_of([1, 2, 3], [4], [])
-IDS = IdMap(['ann', 'bob'], list(range(100, 100 + NUM_ITEMS)))
-METRICS = {
-    'protocol': {'history': 'train+val', 'mask': 'seen'},
-    'test': {'R@10': 0.12345678, 'N@10': 0.05},
-}
 FORMS = [
     {'prefix': {}, 'scope': 'causal'},
     {
@@ -44,29 +38,6 @@ FORMS = [
     {'lora': None, 'scope': 'causal', 'token_embeddings': ['seq']},
     {'lora': None, 'prefix': {'gate': 'tanh'}, 'train_backbone': True},
 ]
-
-
-def stored(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The tiny backbone as read from a folder, as fine-tuning gets it."""
-    tiny_llm(dtype=dtype).save_pretrained(folder)
-    return load_model(str(folder), dtype=dtype)
-
-
-def scores(model: LLMRecommender) -> torch.Tensor:
-    return model.score(model.encode(), BATCH)
-
-
-@pytest.mark.parametrize('device', DEVICES)
-def test_a_loaded_model_lies_where_its_backbone_does(tmp_path, device):
-    model = recommender(llm=stored(tmp_path / 'backbone'), **FORMS[-2]).to(device)
-    model.save_pretrained(tmp_path / 'saved')
-    llm = load_model(str(tmp_path / 'backbone'), dtype=torch.float32).to(device)
-    again = LLMRecommender.from_pretrained(tmp_path / 'saved', llm)
-    held = [*again.parameters(), *again.buffers()]
-    assert {tensor.device.type for tensor in held} == {device}
-    batch = BATCH.to(device)
-    found, expected = (m.eval().score(m.encode(), batch) for m in (again, model))
-    torch.testing.assert_close(found.cpu(), expected.cpu())
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -124,7 +95,7 @@ def test_a_fresh_process_gives_identical_scores(tmp_path):
     code = (
         'import sys, torch\n'
         'from hellm_pyg.llm import LLMRecommender\n'
-        'from tests.llm.test_saving import BATCH\n'
+        'from tests.llm.folders import BATCH\n'
         'model = LLMRecommender.from_pretrained(sys.argv[1])\n'
         'torch.save(model.score(model.encode(), BATCH), sys.argv[2])\n'
     )
@@ -195,130 +166,6 @@ def test_a_card_without_metrics_says_so(tmp_path):
     assert '| Graph prefix | none |' in card
 
 
-@pytest.fixture
-def saved(tmp_path):
-    recommender(prefix={}).save_pretrained(tmp_path / 'saved', IDS)
-    return tmp_path / 'saved'
-
-
-def load(folder: Path, **kwargs) -> LLMRecommender:
-    return LLMRecommender.from_pretrained(folder, tiny_llm(), **kwargs)
-
-
-@pytest.mark.parametrize('file', ['hellm.safetensors', 'adapter_model.safetensors'])
-def test_missing_and_extra_weights_are_refused(saved, file):
-    weights = load_file(saved / file)
-    name = sorted(weights)[0]
-    save_file({**weights, 'more.weight': torch.zeros(1)}, saved / file)
-    with pytest.raises(ValueError, match=rf"{file}.*has also 'more.weight'"):
-        load(saved)
-    save_file({k: v for k, v in weights.items() if k != name}, saved / file)
-    with pytest.raises(ValueError, match=rf"{file}.*lacks '{name}'"):
-        load(saved)
-    save_file({**weights, name: torch.zeros(1)}, saved / file)
-    with pytest.raises(ValueError, match=rf"'{name}' needs to be of shape"):
-        load(saved)
-
-
-@pytest.mark.parametrize('file', ['hellm.safetensors', 'adapter_model.safetensors'])
-def test_damaged_files_are_refused(saved, file):
-    content = bytearray((saved / file).read_bytes())
-    content[-3] ^= 1
-    (saved / file).write_bytes(content)
-    with pytest.raises(ValueError, match=f'{file}.* is damaged'):
-        load(saved)
-    (saved / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=file):
-        load(saved)
-    (saved / file).unlink()
-    with pytest.raises(ValueError, match=file):
-        load(saved)
-
-
-@pytest.mark.parametrize('content', ['[]', '{"peft_type": "LORA", "r": "x"}'])
-def test_a_damaged_adapter_config_is_named(saved, content):
-    (saved / 'adapter_config.json').write_text(content)
-    with pytest.raises(ValueError, match=r"adapter_config\.json' is damaged"):
-        load(saved)
-
-
-def test_other_item_embeddings_are_refused(saved):
-    description = json.loads((saved / 'hellm.json').read_text())
-    description['hash']['embeddings'] = '0' * 64
-    (saved / 'hellm.json').write_text(json.dumps(description))
-    with pytest.raises(ValueError, match='other item embeddings'):
-        load(saved)
-
-
-def test_another_catalogue_is_refused(saved):
-    other = IdMap(['ann', 'bob'], list(range(200, 200 + NUM_ITEMS)))
-    with pytest.raises(ValueError, match=r"another catalogue.*got 'fingerprint'"):
-        load(saved, fingerprint=other.fingerprint)
-    assert load(saved, fingerprint=IDS.fingerprint).ids == IDS
-    recommender(prefix={}).save_pretrained(saved)
-    with pytest.raises(ValueError, match="saved without 'ids'"):
-        load(saved, fingerprint=IDS.fingerprint)
-    with pytest.raises(ValueError, match=r"'ids' needs .* 20 items"):
-        recommender().save_pretrained(saved, IdMap([1], [1]))
-
-
-def test_an_id_map_that_was_exchanged_is_refused(saved):
-    IdMap(['ann', 'bob'], list(range(200, 200 + NUM_ITEMS))).save(saved / 'ids.json')
-    with pytest.raises(ValueError, match=r'ids\.json.*another catalogue'):
-        load(saved)
-    (saved / 'ids.json').unlink()
-    with pytest.raises(ValueError, match=r'ids\.json'):
-        load(saved)
-
-
-def test_another_backbone_is_refused(saved):
-    with pytest.raises(ValueError, match=r"'llm' is another backbone.*2 layers.*3"):
-        LLMRecommender.from_pretrained(saved, tiny_llm(num_layers=3))
-    other = tiny_llm()
-    torch.nn.init.ones_(other.norm.weight)
-    with pytest.raises(ValueError, match="'llm' is another backbone"):
-        LLMRecommender.from_pretrained(saved, other)
-    with pytest.raises(ValueError, match="'llm' needs to be a backbone without"):
-        LLMRecommender.from_pretrained(saved, recommender().llm)
-
-
-def test_a_backbone_of_a_smaller_vocabulary_is_refused(saved):
-    other = tiny_llm()
-    other.resize_token_embeddings(8)  # the prompt has token 9
-    with pytest.raises(ValueError, match="'llm' is another backbone"):
-        LLMRecommender.from_pretrained(saved, other)
-
-
-def merged_llm() -> PreTrainedModel:
-    """The tiny backbone with an adapter in the weights of its feed-forward parts."""
-    lora = LoraConfig(**LORA, init_lora_weights=False)
-    return get_peft_model(tiny_llm(), lora).merge_and_unload()
-
-
-@pytest.mark.parametrize('lora', [LORA, None])
-def test_a_backbone_that_an_adapter_was_merged_into_is_refused(tmp_path, lora):
-    recommender(lora=lora).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="'llm' is another backbone"):
-        LLMRecommender.from_pretrained(tmp_path, merged_llm())
-    assert scores(load(tmp_path)).isfinite().all()
-
-
-def test_a_backbone_is_told_by_what_it_was_before_its_adapter(tmp_path):
-    lora = {'r': 2, 'target_modules': ['q_proj'], 'init_lora_weights': 'pissa'}
-    model = recommender(llm=stored(tmp_path / 'backbone'), lora=lora)
-    model.save_pretrained(tmp_path / 'saved')
-    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
-    torch.testing.assert_close(scores(again), scores(model))
-    again.save_pretrained(tmp_path / 'again')
-    name = 'hellm.json'
-    assert (tmp_path / 'again' / name).read_text() == (
-        tmp_path / 'saved' / name
-    ).read_text()
-    given = recommender(llm=get_peft_model(tiny_llm(), LoraConfig(**lora)), lora=None)
-    given.save_pretrained(tmp_path / 'given')
-    torch.testing.assert_close(scores(load(tmp_path / 'given')), scores(given))
-
-
 def test_an_adapter_that_was_taken_away_is_not_saved(tmp_path):
     for assign in (True, False):
         model = recommender()
@@ -336,45 +183,6 @@ def test_a_merged_adapter_is_saved_beside_the_weights_as_they_were(tmp_path):
     model.llm.merge_adapter()
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(scores(load(tmp_path)), expected)
-
-
-def test_another_type_of_the_same_backbone_is_taken(saved):
-    model = LLMRecommender.from_pretrained(saved, tiny_llm().bfloat16().float())
-    assert model.backbone.dtype == torch.float32
-
-
-@pytest.mark.parametrize('content', ['{"format": 2}', '[]', '{"for'])
-def test_other_formats_are_refused(saved, content):
-    (saved / 'hellm.json').write_text(content)
-    with pytest.raises(ValueError, match=r'hellm\.json'):
-        load(saved)
-
-
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (lambda all: {'format': 1}, "lacks 'backbone', 'prompt', .*'hash'"),
-        (lambda all: {**all, 'tables': 3}, "'tables' needs to be of type dict"),
-        (lambda all: {**all, 'hash': {}}, "lacks 'hash.embeddings', 'hash.weights'"),
-        (
-            lambda all: {**all, 'arguments': {**all['arguments'], 'newer': 1}},
-            "arguments of LLMRecommender .*'newer'",
-        ),
-        (lambda all: {**all, 'prompt': {}}, "arguments of Prompt .*'before'"),
-    ],
-)
-def test_a_description_that_lacks_something_is_named(saved, change, message):
-    path = saved / 'hellm.json'
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(ValueError, match=rf"hellm\.json' is damaged.*{message}"):
-        load(saved)
-
-
-def test_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="'directory' needs to be a folder"):
-        load(tmp_path / 'nowhere')
-    with pytest.raises(ValueError, match=r'without hellm\.json'):
-        load(tmp_path)
 
 
 def test_a_full_disk_leaves_the_old_folder_whole(saved, monkeypatch):
@@ -420,21 +228,11 @@ def test_push_to_hub_and_back(tmp_path, monkeypatch):
     card = (tmp_path / 'hub/ann/rec/README.md').read_text()
     assert "from_pretrained('ann/rec')" in card
     monkeypatch.setattr(
-        saving, 'snapshot_download', lambda name: str(tmp_path / 'hub' / name)
+        restoring, 'snapshot_download', lambda name: str(tmp_path / 'hub' / name)
     )
     monkeypatch.chdir(tmp_path)
     again = LLMRecommender.from_pretrained('ann/rec', tiny_llm(), IDS.fingerprint)
     torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
-
-
-def test_a_name_that_the_hub_does_not_know(tmp_path, monkeypatch):
-    def unknown(name):
-        raise OSError('404')
-
-    monkeypatch.setattr(saving, 'snapshot_download', unknown)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"neither a folder nor on the hub.*'ann/no'"):
-        LLMRecommender.from_pretrained('ann/no')
 
 
 def test_bf16_backbone_round_trip(tmp_path, monkeypatch):
@@ -446,29 +244,6 @@ def test_bf16_backbone_round_trip(tmp_path, monkeypatch):
     assert again.backbone.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in again.parameters() if p.requires_grad)
     torch.testing.assert_close(scores(again), scores(model), rtol=0, atol=0)
-
-
-def test_bf16_is_read_in_fp32_where_it_is_emulated(tmp_path, monkeypatch):
-    model = recommender(prefix={}, llm=stored(tmp_path / 'backbone', torch.bfloat16))
-    model.save_pretrained(tmp_path / 'saved')
-    pretended_cpu(monkeypatch, bf16=False)
-    again = LLMRecommender.from_pretrained(tmp_path / 'saved')
-    assert again.dtype == again.backbone.dtype == torch.float32
-    for one, other in zip(again.parameters(), model.parameters(), strict=True):
-        assert torch.equal(one, other.float())
-    torch.testing.assert_close(scores(again), scores(model), rtol=0.05, atol=0.05)
-    whole = trained(tmp_path / 'other', torch.bfloat16)
-    whole.save_pretrained(tmp_path / 'whole')
-    assert LLMRecommender.from_pretrained(tmp_path / 'whole').dtype == torch.float32
-
-
-def trained(folder: Path, dtype: torch.dtype = torch.float32) -> LLMRecommender:
-    """A recommender whose backbone is another one than it started from."""
-    llm = stored(folder, dtype)
-    model = recommender(prefix={}, lora=None, train_backbone=True, llm=llm)
-    for parameter in model.backbone.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
@@ -496,39 +271,3 @@ def test_a_trained_backbone_is_part_of_the_folder(tmp_path, dtype, monkeypatch):
     card = (tmp_path / 'saved' / 'README.md').read_text()
     assert f'{str(dtype).removeprefix("torch.")}, trained |' in card
     assert 'is loaded by its name' not in card
-
-
-def test_a_trained_backbone_takes_no_other(tmp_path):
-    folder = tmp_path / 'saved'
-    trained(tmp_path / 'backbone').save_pretrained(folder)
-    with pytest.raises(
-        ValueError, match=r"'llm' needs to be None.* backbone of its own"
-    ):
-        load(folder)
-
-
-def test_a_damaged_backbone_is_refused(tmp_path):
-    folder = tmp_path / 'saved'
-    trained(tmp_path / 'backbone').save_pretrained(folder)
-    path = folder / 'model.safetensors'
-    weights = load_file(path)
-    save_file({**weights, 'more': torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"model.safetensors.*has also 'more'"):
-        LLMRecommender.from_pretrained(folder)
-    save_file({**weights, 'norm.weight': torch.zeros(16)}, path)
-    with pytest.raises(ValueError, match=r'model.safetensors.* is damaged'):
-        LLMRecommender.from_pretrained(folder)
-    for name in ('model.safetensors', 'config.json'):
-        (folder / name).unlink()
-        with pytest.raises(ValueError, match=f'lacks the file {name}'):
-            LLMRecommender.from_pretrained(folder)
-        save_file(weights, path)
-
-
-def test_folders_of_versions_that_trained_no_backbone(saved):
-    path = saved / 'hellm.json'
-    description = json.loads(path.read_text())
-    del description['arguments']['train_backbone'], description['hash']['backbone']
-    del description['backbone']['weights']
-    path.write_text(json.dumps(description))
-    assert not load(saved).train_backbone
