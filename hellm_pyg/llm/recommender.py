@@ -29,7 +29,6 @@ from hellm_pyg.llm.adapter import (
 )
 from hellm_pyg.llm.catalogue import EncodedCatalogue, Instruction
 from hellm_pyg.llm.head import ItemHead
-from hellm_pyg.llm.restoring import load_pretrained
 from hellm_pyg.llm.parts import (
     check_backbone,
     check_causality,
@@ -43,6 +42,7 @@ from hellm_pyg.llm.prefix_attention import LayerKeyValues
 from hellm_pyg.llm.prefix_states import PrefixStates, Rotation
 from hellm_pyg.llm.projector import FusedProjector
 from hellm_pyg.llm.prompt import Prompt
+from hellm_pyg.llm.restoring import load_pretrained
 from hellm_pyg.llm.saving import push, save_pretrained
 from hellm_pyg.llm.signature import weights_hash
 from hellm_pyg.llm.tables import ItemTables

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -61,26 +62,42 @@ def spmm(matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
     return _SpMM.apply(matrix, transposed, x)
 
 
-def _product(matrix: Tensor, x: Tensor) -> Tensor:
+def product(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiplies without a gradient, in the wider type and 32 bits at least.
+
+    Args:
+        matrix: A torch CSR tensor of shape :math:`[N, M]`.
+        x: Dense features of shape :math:`[M, F]`.
+
+    Returns:
+        Features of shape :math:`[N, F]` in the type that was computed in.
+    """
     dtype = torch.promote_types(matrix.dtype, x.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
-        matrix, dense = matrix.to(dtype), x.to(dtype)
-        if x.device.type == 'cpu':  # several times faster than through MKL
-            out = torch.sparse.mm(matrix, dense, 'sum')
-        else:
-            out = torch.sparse.mm(matrix, dense)
-    return out.to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False), torch.no_grad():
+        matrix, x = matrix.to(dtype), x.to(dtype)
+        if x.device.type != 'cpu':
+            return torch.sparse.mm(matrix, x)
+        # A row is a bag. The kernel fetches ahead what it is to sum: twice as fast as
+        # torch.sparse.mm with a reduction, which is several times as fast as MKL.
+        return F.embedding_bag(
+            matrix.col_indices(),
+            x.contiguous(),
+            matrix.crow_indices(),
+            mode='sum',
+            per_sample_weights=matrix.values(),
+            include_last_offset=True,
+        )
 
 
 class _SpMM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(transposed)
-        return _product(matrix, x)
+        return product(matrix, x).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         (transposed,) = ctx.saved_tensors
-        return None, None, _product(transposed, grad)
+        return None, None, product(transposed, grad).to(grad.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2**14
+from hellm_pyg.nn.spmm import product
 
 
 class Edges(NamedTuple):
@@ -20,6 +20,7 @@ class Edges(NamedTuple):
         col: Column of each edge, [E].
         ptr: First edge of each row and the end, [R + 1].
         order: Edges in the order of their columns, [E].
+        t_row: Row of each of these, [E].
         t_ptr: First of these of each column and the end, [C + 1].
     """
 
@@ -27,19 +28,29 @@ class Edges(NamedTuple):
     col: Tensor
     ptr: Tensor
     order: Tensor
+    t_row: Tensor
     t_ptr: Tensor
 
     @classmethod
     def from_pairs(cls, pairs: Tensor, num_rows: int, num_cols: int) -> Edges:
         """Builds the index from edges [2, E] that are sorted by row."""
         row, col = pairs
-        return cls(
-            row,
-            col,
-            _pointer(row, num_rows),
-            col.argsort(stable=True),
-            _pointer(col, num_cols),
-        )
+        order = col.argsort(stable=True)
+        ends = _pointer(row, num_rows), _pointer(col, num_cols)
+        return cls(row, col, ends[0], order, row[order], ends[1])
+
+    def matrix(self, weight: Tensor, transpose: bool = False) -> Tensor:
+        """Returns weights as a torch CSR tensor [R, C], or [C, R]."""
+        ptr, col, columns = self.ptr, self.col, self.t_ptr.numel() - 1
+        if transpose:
+            ptr, col, columns = self.t_ptr, self.t_row, self.ptr.numel() - 1
+            weight = weight[self.order]
+        size = (ptr.numel() - 1, columns)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
+            return torch.sparse_csr_tensor(
+                ptr, col, weight, size, check_invariants=False
+            )
 
     def sum(self, weight: Tensor, x: Tensor, transpose: bool = False) -> Tensor:
         r"""Sums weighted rows over the edges.
@@ -70,30 +81,11 @@ def _pointer(index: Tensor, size: int) -> Tensor:
     return torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
-def _multiply(edges: Edges, weight: Tensor, x: Tensor, transpose: bool) -> Tensor:
-    ptr, col, columns = edges.ptr, edges.col, edges.t_ptr.numel() - 1
-    if transpose:
-        ptr, col = edges.t_ptr, edges.row[edges.order]
-        weight, columns = weight[edges.order], edges.ptr.numel() - 1
-    dtype = torch.promote_types(torch.promote_types(weight.dtype, x.dtype), torch.float)
-    with torch.autocast(x.device.type, enabled=False), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*Sparse CSR tensor support.*')
-        size = (ptr.numel() - 1, columns)
-        matrix = torch.sparse_csr_tensor(
-            ptr, col, weight.to(dtype), size, check_invariants=False
-        )
-        if x.device.type == 'cpu':  # several times faster than through MKL
-            return torch.sparse.mm(matrix, x.to(dtype), 'sum')
-        return torch.sparse.mm(matrix, x.to(dtype))
-
-
 def _products(edges: Edges, x: Tensor, y: Tensor) -> Tensor:
-    out = x.new_empty(edges.row.numel())
-    for start in range(0, out.numel(), CHUNK):
-        part = slice(start, start + CHUNK)
-        left = x.index_select(0, edges.row[part])
-        out[part] = left.mul_(y.index_select(0, edges.col[part])).sum(dim=1)
-    return out
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    pattern = edges.matrix(x.new_zeros(edges.row.numel(), dtype=dtype))
+    ends = x.to(dtype), y.to(dtype).t()
+    return torch.sparse.sampled_addmm(pattern, *ends, beta=0.0).values().to(x.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -103,7 +95,7 @@ class _Sum(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, x)
         ctx.edges, ctx.transpose = edges, transpose
-        return _multiply(edges, weight, x, transpose)
+        return product(edges.matrix(weight, transpose), x)
 
     @staticmethod
     @once_differentiable
@@ -114,7 +106,8 @@ class _Sum(torch.autograd.Function):
             ends = (x.to(grad.dtype), grad) if ctx.transpose else (grad, x)
             grad_weight = _products(ctx.edges, *ends).to(weight.dtype)
         if ctx.needs_input_grad[2]:
-            grad_x = _multiply(ctx.edges, weight, grad, not ctx.transpose).to(x.dtype)
+            grad_x = product(ctx.edges.matrix(weight, not ctx.transpose), grad)
+            grad_x = grad_x.to(x.dtype)
         return None, grad_weight, grad_x, None
 
 
@@ -131,7 +124,7 @@ class _Dot(torch.autograd.Function):
         x, y = ctx.saved_tensors
         grad_x = grad_y = None
         if ctx.needs_input_grad[1]:
-            grad_x = _multiply(ctx.edges, grad, y, False).to(x.dtype)
+            grad_x = product(ctx.edges.matrix(grad), y).to(x.dtype)
         if ctx.needs_input_grad[2]:
-            grad_y = _multiply(ctx.edges, grad, x, True).to(y.dtype)
+            grad_y = product(ctx.edges.matrix(grad, True), x).to(y.dtype)
         return None, grad_x, grad_y

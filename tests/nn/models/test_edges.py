@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hellm_pyg.nn.models import edges as module
 from hellm_pyg.nn.models.edges import Edges
 from hellm_pyg.nn.models.kept import Kept
+from tests.devices import DEVICES
 
 R, C, D = 5, 7, 3
 
@@ -30,11 +30,7 @@ def vectors(size: int) -> Tensor:
     return x.requires_grad_()
 
 
-@pytest.mark.parametrize('chunk', [1, 4, 1000])
-def test_operations_equal_dense_ones(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, 'CHUNK', chunk)
+def test_operations_equal_dense_ones() -> None:
     edges, mask = make()
     x, y = vectors(R), vectors(C)
     torch.testing.assert_close(edges.dot(x, y), (x @ y.t())[mask])
@@ -49,6 +45,25 @@ def test_operations_equal_dense_ones(
         (lambda w, z: edges.sum(w, z, transpose=True), (weight, x)),
     ):
         assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
+def test_operations_are_in_32_bits(dtype: torch.dtype, device: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(n, 300, generator=generator) for n in (R, C))
+    edges, mask = make()
+    weight = torch.randn(int(mask.sum()), generator=generator).to(dtype)
+    A = torch.zeros(R, C).masked_scatter(mask, weight.float())
+    edges = Edges(*(part.to(device) for part in edges))
+    x, y, weight = (part.to(device, dtype).requires_grad_() for part in (x, y, weight))
+    with torch.autocast(device, torch.bfloat16):
+        dot, out = edges.dot(x, y), edges.sum(weight, y)
+    (dot.sum() + out.sum()).backward()
+    assert dot.dtype == x.grad.dtype == y.grad.dtype == weight.grad.dtype == dtype
+    exact = (x.cpu().float() @ y.cpu().float().t())[mask].to(dtype)
+    torch.testing.assert_close(dot.cpu(), exact)
+    torch.testing.assert_close(out.cpu(), A @ y.cpu().float())
 
 
 def test_no_edges() -> None:
