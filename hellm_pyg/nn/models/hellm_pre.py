@@ -230,16 +230,18 @@ class HeLLMPre(GraphRecommender):
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the ranking loss plus the contrastive terms, a scalar."""
         user, item = self.views(data)
+        fused = user.fused, item.fused
         # The penalty counts half of the squared norm.
-        loss = self.ranking_loss((user.fused, item.fused), batch, self.lambda_reg / 2)
-        for weight, views, index in (
-            (self.alpha, user, batch.user),
-            (self.beta, item, batch.pos_item),
+        loss = self.ranking_loss(fused, batch, self.lambda_reg / 2)
+        anchors = fused
+        if self.contrast_anchor == 'bipartite':
+            anchors = user.bipartite, item.bipartite
+        for weight, anchor, other, index in (
+            (self.alpha, anchors[0], user.hypergraph, batch.user),
+            (self.beta, anchors[1], item.hypergraph, batch.pos_item),
         ):
-            if self.contrastive and weight > 0 and views.hypergraph is not None:
-                anchor = getattr(views, self.contrast_anchor)
-                term = self.contrast(anchor, views.hypergraph, index)
-                loss = loss + weight * term
+            if self.contrastive and weight > 0 and other is not None:
+                loss = loss + weight * self.contrast(anchor, other, index)
         return loss
 
     def views(self, data: HeteroData) -> tuple[NodeViews, NodeViews]:
