@@ -247,7 +247,10 @@ def _triples(config: Config, width: int, sizes: DataSizes) -> int:
     rows = config.train.batch_size * (2 + config.train.num_neg)
     # Their vectors, in some models with one a modality, products and gradients.
     vectors = 6 * width * (1 + len(features))
-    return 4 * rows * (vectors + 3 * sum(features.values()))
+    # Scores, their logarithms and what is hidden of them, where rows compete.
+    compete = 'mask_duplicates' in arguments
+    pairs = config.train.batch_size**2 * (1 + len(features)) if compete else 0
+    return 4 * rows * (vectors + 3 * sum(features.values())) + 16 * pairs
 
 
 def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:

@@ -250,11 +250,22 @@ class Kept:
         return tensor
 
 
-@pytest.mark.parametrize('name', ['LightGCN', 'HeLLMPre', 'VBPR', 'GRCN', 'FREEDOM'])
-def test_many_negatives_are_counted(tmp_path: Path, name: str) -> None:
-    own = [f'model.name={name}', 'train.num_neg=20', 'train.batch_size=60']
-    shop = write_shop(tmp_path)
-    config = load_config('lightgcn', [*shop, *own, 'train.sampling=interaction'])
+@pytest.mark.parametrize(
+    ('name', 'own'),
+    [
+        ('LightGCN', ['train.num_neg=20', 'train.batch_size=60']),
+        ('HeLLMPre', ['train.num_neg=20', 'train.batch_size=60']),
+        ('VBPR', ['train.num_neg=20', 'train.batch_size=60']),
+        ('GRCN', ['train.num_neg=20', 'train.batch_size=60']),
+        ('FREEDOM', ['train.num_neg=20', 'train.batch_size=60']),
+        ('SLMRec', ['train.batch_size=100', 'model.embedding_dim=4']),
+    ],
+)
+def test_what_a_batch_holds_is_counted(
+    tmp_path: Path, name: str, own: list[str]
+) -> None:
+    own = [f'model.name={name}', 'train.sampling=interaction', *own]
+    config = load_config('lightgcn', [*write_shop(tmp_path), *own])
     data, _ = build_data(config.data)
     model: Any = build_model(config, data)
     model.on_epoch_start(data)
