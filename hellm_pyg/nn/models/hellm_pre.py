@@ -38,6 +38,11 @@ class NodeViews(NamedTuple):
             return self.bipartite
         return self.bipartite + directions(self.hypergraph)
 
+    def of(self, node: Tensor) -> NodeViews:
+        """The views of some nodes, int64 of shape [n]."""
+        hypergraph = None if self.hypergraph is None else self.hypergraph[node]
+        return NodeViews(self.bipartite[node], hypergraph)
+
 
 def concat_incidence(
     edge_indices: Sequence[Tensor], num_nodes: int, sizes: Sequence[int]
@@ -230,6 +235,8 @@ class HeLLMPre(GraphRecommender):
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the ranking loss plus the contrastive terms, a scalar."""
         user, item = self.views(data)
+        if not self.contrastive or self.contrast.scope == 'batch':
+            user, item, batch = _without_others(user, item, batch)
         fused = user.fused, item.fused
         # The penalty counts half of the squared norm.
         loss = self.ranking_loss(fused, batch, self.lambda_reg / 2)
@@ -308,3 +315,15 @@ class HeLLMPre(GraphRecommender):
             [*sources, *sizes],
             lambda: concat_incidence(sources, self.num_items, sizes),
         )
+
+
+def _without_others(
+    user: NodeViews, item: NodeViews, batch: PairBatch
+) -> tuple[NodeViews, NodeViews, PairBatch]:
+    """Users and items of a batch alone, by whose places it names them."""
+    users, place = batch.user.unique(return_inverse=True)
+    triples = torch.cat(
+        [batch.pos_item.view(-1, 1), batch.neg_item.view(len(place), -1)], 1
+    )
+    items, places = triples.unique(return_inverse=True)
+    return user.of(users), item.of(items), PairBatch(place, places[:, 0], places[:, 1:])
