@@ -5,7 +5,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.nn import LGConv
 from torch_geometric.nn import LightGCN as PyGLightGCN
-from torch_geometric.typing import Adj
+from torch_geometric.typing import Adj, OptTensor
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
@@ -66,6 +66,19 @@ class BipartiteLightGCN(PyGLightGCN):
         super().reset_parameters()
         for rows in self.embedding.weight.data.split(self.sizes):
             torch.nn.init.xavier_uniform_(rows)
+
+    def get_embedding(self, edge_index: Adj, edge_weight: OptTensor = None) -> Tensor:
+        """Returns the mean of all layers, [N, D], of which the sum alone is scaled.
+
+        Args:
+            edge_index: The matrix, CSR of shape [N, N].
+            edge_weight: Not read: the matrix has them.
+        """
+        x = total = self.embedding.weight
+        for conv in self.convs:
+            x = conv(x, edge_index)
+            total = total + x
+        return total / (self.num_layers + 1)
 
     def propagate(self, data: HeteroData) -> Vectors:
         """Returns user vectors [U, D] and item vectors [I, D].
