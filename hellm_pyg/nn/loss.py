@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -27,8 +26,8 @@ class ContrastiveLoss(torch.nn.Module):
         \frac{\mathbf{x}^{\top} \mathbf{y}}
         {\lVert \mathbf{x} \rVert \lVert \mathbf{y} \rVert} \right)
 
-    Similarities are computed block by block, and once more in the backward
-    pass, so that no :math:`|\mathcal{A}| \times |\mathcal{S}|` matrix is ever
+    Similarities are computed for some anchors at a time, and the gradient with
+    them, so that no :math:`|\mathcal{A}| \times |\mathcal{S}|` matrix is ever
     held; in 32 bits at least, also under autocast. Gradients flow into both
     views; the loss can be differentiated once. A row of zeros has no
     direction: its similarities are 0 and it gets no gradient.
@@ -44,8 +43,7 @@ class ContrastiveLoss(torch.nn.Module):
             number :math:`n` takes the mini-batch as anchors and :math:`n`
             nodes drawn uniformly from all nodes, without repetition, as
             negatives.
-        chunk_size: The number of anchors in a block of similarities; it has a
-            quarter as many negatives.
+        chunk_size: The number of anchors whose similarities are held at a time.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -57,7 +55,7 @@ class ContrastiveLoss(torch.nn.Module):
         symmetric: bool = False,
         intra_view: bool = True,
         scope: Literal['batch', 'full'] | int = 'batch',
-        chunk_size: int = 2048,
+        chunk_size: int = 256,
     ) -> None:
         super().__init__()
         if not 0 < temperature < float('inf'):
@@ -131,10 +129,9 @@ class ContrastiveLoss(torch.nn.Module):
         if self.intra_view:
             skip = torch.cat([skip, torch.where(skip < 0, -1, skip + len(other))], 1)
             other = torch.cat([other, same])
-        loss = _Contrast.apply(
+        return _Contrast.apply(
             anchor, positive, other, skip, self.temperature, self.chunk_size
         )
-        return loss.mean()
 
     def __repr__(self) -> str:
         return (
@@ -149,7 +146,7 @@ def _directions(z: Tensor) -> Tensor:
 
 
 class _Contrast(torch.autograd.Function):
-    """Loss of each anchor; ``skip`` names the negatives it does not have."""
+    """Mean loss of the anchors; ``skip`` names the negatives each does not have."""
 
     @staticmethod
     def forward(
@@ -161,69 +158,45 @@ class _Contrast(torch.autograd.Function):
         temperature: float,
         chunk_size: int,
     ) -> Tensor:
-        match = (anchor * positive).sum(-1) / temperature
-        total = match.clone()
-        for row, _, block in _blocks(anchor, other, skip, temperature, chunk_size):
-            total[row] = torch.logaddexp(total[row], block.logsumexp(1))
-        ctx.save_for_backward(anchor, positive, other, skip, match, total)
-        ctx.temperature, ctx.chunk_size = temperature, chunk_size
-        return total - match
+        query, loss = anchor / temperature, anchor.new_zeros(())
+        grads = [torch.zeros_like(x) for x in (anchor, positive, other)]
+        for start in range(0, anchor.size(0), chunk_size):
+            row = slice(start, start + chunk_size)
+            match = (query[row] * positive[row]).sum(dim=1, keepdim=True)
+            share = query[row] @ other.T
+            for place in skip[row].split(1, dim=1):
+                kept = share.gather(1, place.clamp(min=0))
+                hidden = kept.masked_fill(place >= 0, -torch.inf)
+                share.scatter_(1, place.clamp(min=0), hidden)
+            top = torch.maximum(match, share.amax(dim=1, keepdim=True))
+            share = share.sub_(top).exp_()
+            negative = share.sum(dim=1, keepdim=True)
+            total = negative + (match - top).exp()
+            loss += (total.log() + top - match).sum()
+            if not any(ctx.needs_input_grad):
+                continue
+            # The share of an anchor's negatives is what its positive lacks.
+            share, pull = share.div_(total), negative.div_(total).neg_()
+            grads[0][row] = (share @ other).addcmul_(pull, positive[row])
+            grads[1][row] = pull * query[row]
+            grads[2].addmm_(share.T, query[row])
+        grads[0] /= temperature
+        ctx.save_for_backward(*grads, anchor, positive, other)
+        ctx.count = anchor.size(0)
+        return loss / ctx.count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        size = (ctx.temperature, ctx.chunk_size)
-        with torch.autocast(grad.device.type, enabled=False):
-            grads = _ContrastGradient.apply(grad, *ctx.saved_tensors, *size)
-        return *grads, None, None, None
+        return *_Once.apply(grad / ctx.count, *ctx.saved_tensors), None, None, None
 
 
-class _ContrastGradient(torch.autograd.Function):
-    """The backward pass, a function of its own so that a second one can raise."""
+class _Once(torch.autograd.Function):
+    """Scaled gradients of tensors, which the derivative by these would not know."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        anchor: Tensor,
-        positive: Tensor,
-        other: Tensor,
-        skip: Tensor,
-        match: Tensor,
-        total: Tensor,
-        temperature: float,
-        chunk_size: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grad = grad / temperature
-        pull = (grad * torch.expm1(match - total)).view(-1, 1)
-        grad_anchor, grad_positive = pull * positive, pull * anchor
-        grad_other = torch.zeros_like(other)
-        for row, col, block in _blocks(anchor, other, skip, temperature, chunk_size):
-            share = block.sub_(total[row].view(-1, 1)).exp_()
-            share.mul_(grad[row].view(-1, 1))
-            grad_anchor[row].addmm_(share, other[col])
-            grad_other[col].addmm_(share.T, anchor[row])
-        return grad_anchor, grad_positive, grad_other
+    def forward(ctx: Any, scale: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(grad * scale for grad in tensors[: len(tensors) // 2])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError("'ContrastiveLoss' can be differentiated only once")
-
-
-def _blocks(
-    anchor: Tensor, other: Tensor, skip: Tensor, temperature: float, chunk_size: int
-) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Logits of anchors (rows) against negatives, a block at a time."""
-    width = max(chunk_size // 4, 1)
-    for i in range(0, anchor.size(0), chunk_size):
-        row = slice(i, i + chunk_size)
-        query = anchor[row] / temperature
-        for j in range(0, other.size(0), width):
-            col = slice(j, j + width)
-            block = query @ other[col].T
-            for place in skip[row].T:
-                place = place.view(-1, 1) - j
-                inside = (place >= 0) & (place < block.size(1))
-                place = place.clamp(0, block.size(1) - 1)
-                kept = block.gather(1, place)
-                block.scatter_(1, place, kept.masked_fill(inside, -float('inf')))
-            yield row, col, block
