@@ -56,7 +56,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import child
-from benchmarks.table import Cell, cells, load_table
+from benchmarks.table import Cell, load_table, read_cells
 
 RESULTS = Path(__file__).parent / 'results'
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = args.results / args.table.stem
     try:
         table = load_table(args.table)
-        known = {cell.key: cell for cell in cells(table, args.datasets, args.seeds)}
+        known = read_cells(table, args.datasets, args.seeds)
     except ValueError as error:
         print(f'Error: {error}', file=sys.stderr)
         return 2

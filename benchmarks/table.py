@@ -61,9 +61,10 @@ def load_table(path: Path) -> dict[str, Any]:
     """Reads a table.
 
     Raises:
-        ValueError: If it cannot be read, a key is unknown or missing, a cell reads the
-            item table of one that is not there, or not with its data set and seed, or
-            has it as a member or a teacher, or there is no such base.
+        ValueError: If it cannot be read, a key is unknown or missing, seeds are no
+            numbers, a cell reads the item table of one that is not there, or not with
+            its data set and seed, or has it as a member or a teacher, or there is no
+            such base.
     """
     try:
         table = yaml.safe_load(path.read_text())
@@ -81,19 +82,52 @@ def load_table(path: Path) -> dict[str, Any]:
                         f"{path.name}: '{key}' of {name!r} needs names of cells (got "
                         f'{source!r})'
                     )
-    runs = {cell.key: cell for cell in cells(table)}
-    for key, run in runs.items():
-        if lost := [source for source in run.sources if source not in runs]:
-            raise ValueError(
-                f'{path.name}: {key!r} reads {lost}, whose cells need its data set and '
-                f"seed (their 'datasets' or 'seeds' are without)"
-            )
+    for where, seeds in (
+        ('seeds', table['seeds']),
+        *((name, cell.get('seeds', [])) for name, cell in table['cells'].items()),
+    ):
+        _check_seeds(f'{path.name}: {where}', seeds, table['datasets'])
+    runs = read_cells(table)
     names = list(dict.fromkeys(run.name for run in runs.values()))
     if 'base' in table and table['base'] not in names:
         raise ValueError(
             f"{path.name}: 'base' needs to be one of {names} (got {table['base']!r})"
         )
     return table
+
+
+def read_cells(
+    table: Mapping[str, Any],
+    datasets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> dict[str, Cell]:
+    """The runs of a table, see :func:`cells`, by the names of their results.
+
+    Raises:
+        ValueError: If there are no seeds for one of the data sets, or a run is to read
+            one that is not among them.
+    """
+    runs = {cell.key: cell for cell in cells(table, datasets, seeds)}
+    for key, run in runs.items():
+        if lost := [source for source in run.sources if source not in runs]:
+            raise ValueError(
+                f"{key!r} reads {lost}, which the table does not have: their cells' "
+                f"'datasets' or 'seeds' are without its own, or they have a 'grid'"
+            )
+    return runs
+
+
+def _check_seeds(where: str, seeds: Any, datasets: Sequence[str]) -> None:
+    lists = list(seeds.values()) if isinstance(seeds, dict) else [seeds]
+    known = not isinstance(seeds, dict) or set(seeds) <= set(datasets)
+    if not known or not all(
+        isinstance(own, list) and all(type(seed) is int for seed in own)
+        for own in lists
+    ):
+        raise ValueError(
+            f"{where}: 'seeds' needs whole numbers, [2024], or lists of them for some "
+            f'of {list(datasets)} (got {seeds!r})'
+        )
 
 
 def _check(where: str, section: Any, known: set[str], needed: set[str]) -> None:

@@ -28,6 +28,7 @@ from hellm_pyg.assembly import (
 from hellm_pyg.backbone_shape import BackboneShape, backbone_shape, lora_parameters
 from hellm_pyg.config import Config, LLMConfig, TrainConfig, load_run_config
 from hellm_pyg.keys import in_words_of
+from hellm_pyg.nn.loss import CHUNK_SIZE
 from hellm_pyg.nn.scoring import CHUNK_ELEMENTS
 from hellm_pyg.precision import resolve_precision
 
@@ -253,6 +254,16 @@ def _triples(config: Config, width: int, sizes: DataSizes) -> int:
     return 4 * rows * (vectors + 3 * sum(features.values())) + 16 * pairs
 
 
+def _contrast(config: Config, arguments: dict[str, Any], sizes: DataSizes) -> int:
+    """Similarities of some anchors with both views of the negatives."""
+    if not arguments.get('contrastive'):
+        return 0
+    nodes = max(sizes.num_users, sizes.num_items)
+    named = {'batch': min(config.train.batch_size, nodes), 'full': nodes}
+    scope = arguments['scope']
+    return 4 * CHUNK_SIZE * 2 * named.get(scope, scope)
+
+
 def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
     with torch.device('meta'):
         model = build_model(config, sizes.empty())
@@ -275,6 +286,7 @@ def _phase_one(config: Config, sizes: DataSizes) -> dict[str, int]:
         layers = sum(v for key, v in arguments.items() if key.endswith('_layers'))
         rows['activations (at most)'] = 4 * width * nodes * (layers + 12)
         rows['activations (at most)'] += _triples(config, width, sizes)
+        rows['activations (at most)'] += _contrast(config, arguments, sizes)
     elif kind == 'sequences':
         tokens = _tokens(config.train)
         negatives = config.train.num_neg * tokens

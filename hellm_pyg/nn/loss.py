@@ -9,6 +9,8 @@ from torch import Tensor
 
 from hellm_pyg.nn.directions import directions
 
+CHUNK_SIZE = 256
+
 
 class ContrastiveLoss(torch.nn.Module):
     r"""The node contrast of `"HeLLM: Multi-Modal Hypergraph Enhanced LLM
@@ -43,7 +45,8 @@ class ContrastiveLoss(torch.nn.Module):
             number :math:`n` takes the mini-batch as anchors and :math:`n`
             nodes drawn uniformly from all nodes, without repetition, as
             negatives.
-        chunk_size: The number of anchors whose similarities are held at a time.
+        chunk_size: The number of anchors whose similarities with all negatives
+            are held at a time.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -55,7 +58,7 @@ class ContrastiveLoss(torch.nn.Module):
         symmetric: bool = False,
         intra_view: bool = True,
         scope: Literal['batch', 'full'] | int = 'batch',
-        chunk_size: int = 256,
+        chunk_size: int = CHUNK_SIZE,
     ) -> None:
         super().__init__()
         if not 0 < temperature < float('inf'):
@@ -159,7 +162,9 @@ class _Contrast(torch.autograd.Function):
         chunk_size: int,
     ) -> Tensor:
         query, loss = anchor / temperature, anchor.new_zeros(())
-        grads = [torch.zeros_like(x) for x in (anchor, positive, other)]
+        needed, grads = any(ctx.needs_input_grad), []
+        if needed:
+            grads = [torch.zeros_like(x) for x in (anchor, positive, other)]
         for start in range(0, anchor.size(0), chunk_size):
             row = slice(start, start + chunk_size)
             match = (query[row] * positive[row]).sum(dim=1, keepdim=True)
@@ -173,15 +178,16 @@ class _Contrast(torch.autograd.Function):
             negative = share.sum(dim=1, keepdim=True)
             total = negative + (match - top).exp()
             loss += (total.log() + top - match).sum()
-            if not any(ctx.needs_input_grad):
-                continue
-            # The share of an anchor's negatives is what its positive lacks.
-            share, pull = share.div_(total), negative.div_(total).neg_()
-            grads[0][row] = (share @ other).addcmul_(pull, positive[row])
-            grads[1][row] = pull * query[row]
-            grads[2].addmm_(share.T, query[row])
-        grads[0] /= temperature
-        ctx.save_for_backward(*grads, anchor, positive, other)
+            if needed:
+                # The share of an anchor's negatives is what its positive lacks.
+                share, pull = share.div_(total), negative.div_(total).neg_()
+                grads[0][row] = (share @ other).addcmul_(pull, positive[row])
+                grads[1][row] = pull * query[row]
+                grads[2].addmm_(share.T, query[row])
+            del share  # before there is another one
+        if needed:
+            grads[0] /= temperature
+            ctx.save_for_backward(*grads, anchor, positive, other)
         ctx.count = anchor.size(0)
         return loss / ctx.count
 

@@ -175,6 +175,29 @@ def test_what_a_cell_reads_has_its_data_set_and_seed(
         load_table(path)
 
 
+def test_what_a_cell_reads_is_among_the_data_sets_that_are_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {'recipe': 'sasrec'}
+    cells = {
+        'a': {**recipe, 'seeds': {'beauty': [1]}},
+        'b': {**recipe, 'seeds': [1], 'refit': 'a'},
+    }
+    path = write_table(tmp_path, cells, seeds=[9])
+    load_table(path)
+    assert run.main([str(path), '--list', '--datasets', 'toys']) == 2
+    assert "'toys-b-1' reads ['toys-a-1']" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'seeds', [2, None, '12', [1.5], [True], {'toy': [2]}, {'beauty': 2}]
+)
+def test_seeds_are_lists_of_numbers(tmp_path: Path, seeds: object) -> None:
+    path = write_table(tmp_path, {'a': {'recipe': 'sasrec', 'seeds': seeds}})
+    with pytest.raises(ValueError, match=r"small.yaml: a: 'seeds' needs whole numbers"):
+        load_table(path)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

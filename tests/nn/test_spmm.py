@@ -28,6 +28,26 @@ def test_spmm_equals_dense(size: tuple[int, int]) -> None:
     torch.testing.assert_close(x.grad, y.grad)
 
 
+@pytest.mark.parametrize('width', [1, 7, 64, 130])
+def test_spmm_has_the_bits_of_a_sum_over_the_entries(width: int) -> None:
+    dense = random_matrix(40, 30)
+    dense[3] = 0
+    matrix, transposed = pair(dense)
+    x = torch.randn(30, 2 * width)
+    x[0], x[1] = torch.nan, torch.inf
+    indices = matrix.crow_indices().int(), matrix.col_indices().int()
+    short = torch.sparse_csr_tensor(*indices, matrix.values(), matrix.shape)
+    for features in (
+        x[:, :width].contiguous(),
+        x[:, ::2],
+        x[:, :width].t().clone().t(),
+    ):
+        expected = torch.sparse.mm(matrix, features.contiguous(), 'sum')
+        for own in (matrix, short):
+            out = spmm(own, transposed, features)
+            torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_spmm_gradcheck() -> None:
     matrix, transposed = pair(random_matrix(6, 4, torch.double))
     x = torch.randn(4, 2, dtype=torch.double, requires_grad=True)

@@ -33,7 +33,7 @@ class Edges(NamedTuple):
 
     @classmethod
     def from_pairs(cls, pairs: Tensor, num_rows: int, num_cols: int) -> Edges:
-        """Builds the index from edges [2, E] that are sorted by row."""
+        """Builds the index from edges [2, E], distinct and sorted by row."""
         row, col = pairs
         order = col.argsort(stable=True)
         ends = _pointer(row, num_rows), _pointer(col, num_cols)

@@ -68,15 +68,15 @@ class BipartiteLightGCN(PyGLightGCN):
             torch.nn.init.xavier_uniform_(rows)
 
     def get_embedding(self, edge_index: Adj, edge_weight: OptTensor = None) -> Tensor:
-        """Returns the mean of all layers, [N, D], of which the sum alone is scaled.
+        """Returns the mean of all layers, [N, D], whatever :obj:`alpha` holds.
 
         Args:
-            edge_index: The matrix, CSR of shape [N, N].
-            edge_weight: Not read: the matrix has them.
+            edge_index: The matrix, CSR of shape [N, N], or edges [2, E].
+            edge_weight: Weights of edges, [E].
         """
         x = total = self.embedding.weight
         for conv in self.convs:
-            x = conv(x, edge_index)
+            x = conv(x, edge_index, edge_weight)
             total = total + x
         return total * (1 / (self.num_layers + 1))  # faster than a division
 

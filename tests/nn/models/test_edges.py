@@ -24,6 +24,20 @@ def make(density: float = 0.4) -> tuple[Edges, Tensor]:
     return Edges.from_pairs(mask.nonzero().t(), R, C), mask
 
 
+def test_columns_of_a_row_may_have_any_order() -> None:
+    edges, mask = make()
+    row, col = mask.nonzero().t()
+    order = (row * C - col).argsort()
+    other = Edges.from_pairs(torch.stack([row, col])[:, order], R, C)
+    x, y = vectors(R), vectors(C)
+    dot = edges.dot(x, y)
+    assert not torch.equal(order, order.sort().values)
+    torch.testing.assert_close(other.dot(x, y), dot[order])
+    torch.testing.assert_close(other.sum(dot[order], y), edges.sum(dot, y))
+    sums = [one.sum(w, x, True) for one, w in ((other, dot[order]), (edges, dot))]
+    torch.testing.assert_close(*sums)
+
+
 def vectors(size: int) -> Tensor:
     generator = torch.Generator().manual_seed(size)
     x = torch.randn(size, D, dtype=torch.double, generator=generator)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.data.loader import PairLoader
 from hellm_pyg.data.split import fold_in
 from hellm_pyg.datasets.fake import FakeRecDataset
@@ -255,6 +256,28 @@ def test_without_contrast_the_fusion_stays() -> None:
     assert list(model.state_dict()) == list(full.state_dict())
     torch.testing.assert_close(model.loss(DATA, BATCH), ranking(full, 0.1))
     assert full.loss(DATA, BATCH) > ranking(full, 0.1) + 0.1
+
+
+@pytest.mark.parametrize('contrast_anchor', ['fused', 'bipartite'])
+@pytest.mark.parametrize('contrastive', [True, False])
+def test_nodes_of_the_batch_are_all_that_counts(
+    contrastive: bool, contrast_anchor: str
+) -> None:
+    model = make(contrastive=contrastive, contrast_anchor=contrast_anchor)
+    negatives = torch.stack([BATCH.neg_item, BATCH.neg_item.flip(0)], dim=1)
+    batch = PairBatch(BATCH.user, BATCH.pos_item, negatives)
+    expected = model.ranking_loss(model.encode(DATA), batch, 0.1)
+    if contrastive:
+        for weight, views, index in zip(
+            (model.alpha, model.beta),
+            model.views(DATA),
+            (batch.user, batch.pos_item),
+            strict=True,
+        ):
+            anchor = getattr(views, contrast_anchor)
+            term = model.contrast(anchor, views.hypergraph, index)
+            expected = expected + weight * term
+    torch.testing.assert_close(model.loss(DATA, batch), expected)
 
 
 def test_one_weight_of_zero_removes_one_term() -> None:

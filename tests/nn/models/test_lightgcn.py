@@ -46,6 +46,9 @@ def test_equals_pyg_on_the_edge_index(data: HeteroData, num_layers: int) -> None
     expected = other.get_embedding(edge_index, weight)
     out = torch.cat(model.encode(data))
     torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(
+        model.bipartite.get_embedding(edge_index, weight), expected
+    )
     cotangent = torch.randn_like(out)
     grads = torch.autograd.grad((out * cotangent).sum(), model.parameters())
     torch.testing.assert_close(
