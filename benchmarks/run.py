@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('table', type=Path)
     parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
     parser.add_argument('--only', nargs='+', default=['*'], help='patterns of names')
-    parser.add_argument('--datasets', nargs='+', help="instead of the table's")
+    parser.add_argument(
+        '--datasets', nargs='+', help="some of the table's, or others for all its cells"
+    )
     parser.add_argument('--seeds', nargs='+', type=int, help="instead of the table's")
     parser.add_argument('--results', type=Path, default=RESULTS, help='folder')
     parser.add_argument('--list', action='store_true', help='show, do not run')

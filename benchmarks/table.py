@@ -161,7 +161,7 @@ def cells(
 
     Args:
         table: What :func:`load_table` returns.
-        datasets: Instead of the table's and the cells'.
+        datasets: Instead of the table's: some of them or others, which all cells have.
         seeds: Instead of the table's and the cells'.
 
     Raises:
@@ -171,7 +171,8 @@ def cells(
         own = {
             name: seeds or _seeds(table, cell, dataset)
             for name, cell in table['cells'].items()
-            if datasets or dataset in cell.get('datasets', [dataset])
+            if dataset in cell.get('datasets', [dataset])
+            or dataset not in table['datasets']
         }
         for seed in dict.fromkeys(itertools.chain(*own.values())):
             for name in own:

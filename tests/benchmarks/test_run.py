@@ -29,7 +29,7 @@ from benchmarks.cell import (
     run_cell,
     up_to_date,
 )
-from benchmarks.table import Cell, cells, load_table
+from benchmarks.table import Cell, cells, load_table, read_cells
 from hellm_pyg import allocator, experiment
 from hellm_pyg.checkpoint import load_tensors
 from hellm_pyg.config import load_config, recipes
@@ -78,7 +78,11 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda path: path.stem)
 def test_tables_of_the_paper_hold_valid_runs(path: Path) -> None:
-    runs = list(cells(load_table(path)))
+    table = load_table(path)
+    runs = list(cells(table))
+    for dataset in table['datasets']:
+        only = read_cells(table, [dataset])
+        assert set(only) == {cell.key for cell in runs if cell.dataset == dataset}
     assert len({cell.key for cell in runs}) == len(runs)
     assert len({cell.run_dir for cell in runs}) == len(runs)
     # Of this table, or of one that runs before it.
@@ -142,8 +146,10 @@ def test_cells_may_be_restricted(tmp_path: Path) -> None:
     (last,) = (cell for cell in cells(table) if cell.key == 'toys-d-1')
     assert last.overrides[-1] == 'llm.tables.seq=elsewhere/toys/a/1'
     assert last.run_dir == 'elsewhere/toys/d/1'
-    others = [cell.key for cell in cells(table, ['toys'], [7])]
-    assert others == ['toys-a-7', 'toys-b-7', 'toys-c-7', 'toys-d-7']
+    some = [cell.key for cell in cells(table, ['beauty'], [7])]
+    assert some == ['beauty-a-7', 'beauty-b-7', 'beauty-d-7']
+    others = [cell.key for cell in cells(table, ['sports'], [7])]
+    assert others == ['sports-a-7', 'sports-b-7', 'sports-c-7', 'sports-d-7']
 
 
 def test_cells_may_have_more_seeds_than_the_table(tmp_path: Path) -> None:
