@@ -6,7 +6,7 @@
     curl localhost:8000 -d '{"user": "u7"}'      # all that the data know of a user
     curl localhost:8000     # is it up, and how large is the catalogue?
     python examples/serve.py --model runs/shop/hellm --measure 200 --clients 4
-    python examples/serve.py data.root=/new/cache --model runs/shop/hellm
+    python examples/serve.py dataset=/new/shop --model runs/shop/hellm
 
 ``--model`` is the folder of a run, of which overrides may say where its data are now,
 or of ``save_pretrained``; without it a tiny random LLaMA is trained on synthetic data

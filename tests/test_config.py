@@ -200,6 +200,18 @@ def test_a_batch_size_that_is_asked_for_counts() -> None:
     assert load_config('sasrec', both).train.batch_tokens == 80
 
 
+def test_a_length_that_is_asked_for_is_the_models_too(tmp_path: Path) -> None:
+    config = load_config('sasrec', ['train.max_len=20'])
+    assert (config.train.max_len, config.model['max_len']) == (20, 20)
+    both = load_config('sasrec', ['model.max_len=30', 'train.max_len=20'])
+    assert (both.train.max_len, both.model['max_len']) == (20, 30)
+    other = load_config('sasrec', ['train.max_len=20', 'model.name=LightGCN'])
+    assert 'max_len' not in other.model
+    save_config(config, tmp_path / 'config.yaml')
+    less = load_run_config(tmp_path / 'config.yaml', ['train.max_len=9'])
+    assert (less.train.max_len, less.model['max_len']) == (9, 20)
+
+
 @pytest.mark.parametrize('override', ['train.lr', '=3', 'train..lr=3', 'train.lr=[1'])
 def test_malformed_override(override: str) -> None:
     with pytest.raises(ValueError, match='override'):

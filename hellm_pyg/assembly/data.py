@@ -13,6 +13,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from hellm_pyg.assembly.paths import resolve_data
 from hellm_pyg.checkpoint import tensor_hash
 from hellm_pyg.config import Config, DataConfig
+from hellm_pyg.data.features import missing_rows
 from hellm_pyg.data.split import INTERACTS, LATER, edge_tensor, fold_in
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.keys import in_words_of
@@ -144,7 +145,7 @@ def statistics(data: HeteroData) -> dict[str, object]:
         'sparsity': f'{100 * (1 - total / (users * items)):.4f} %',
     }
     for name, x in item_features(data).items():
-        missing = int(x.isnan().all(dim=1).sum())
+        missing = int(missing_rows(x).sum())
         rows[f'{name} features'] = f'{x.size(1)} wide, {missing} items without'
     rows['fingerprint'] = data.fingerprint[:16]
     return rows

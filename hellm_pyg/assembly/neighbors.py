@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.data.features import missing_rows
 from hellm_pyg.nn.models.item_graph import neighbor_matrix
 
 
@@ -30,7 +31,7 @@ def item_neighbors(
     """
     from hellm_pyg.transforms import KNNHyperedges
 
-    missing = x.isnan().all(dim=1) | (x == 0).all(dim=1)
+    missing = missing_rows(x)
     k = min(k, int((~missing).sum()) - 2)
     if k < 1:
         return x.new_empty(x.size(0), 0).long()

@@ -152,8 +152,9 @@ def load_config(
     reads the data of a prepared folder instead; of the recipe's own section ``data``
     the settings of the neighbours stay, with no more of them than the folder allows,
     ``drop_last`` and ``sample``. Overriding ``model.name`` by another class drops the
-    recipe's arguments of the former one, and overriding ``train.batch_size`` its
-    ``train.batch_tokens``, which would otherwise be what counts.
+    recipe's arguments of the former one, overriding ``train.batch_size`` its
+    ``train.batch_tokens``, which would otherwise be what counts. Overriding
+    ``train.max_len`` sets its ``model.max_len``, too.
 
     Args:
         recipe: File or name of a packaged recipe; :obj:`None` starts from the
@@ -191,6 +192,10 @@ def load_config(
     for override in sorted(overrides, key=lambda o: not o.startswith('model.name=')):
         if not override.startswith('dataset='):
             raw = _override(raw, override)
+    keys = {override.partition('=')[0] for override in overrides}
+    lengths = {'train.max_len', 'model.max_len'}
+    if keys & lengths == {'train.max_len'} and 'max_len' in (raw.get('model') or {}):
+        raw = _merge(raw, {'model': {'max_len': raw['train']['max_len']}})
     return parse(raw, Config, '', source)
 
 
@@ -239,6 +244,8 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"'{path}' is damaged: a run's configuration has {', '.join(lacks)}, too; "
             f'put the whole file back'
         )
+    if 'max_len' in (raw.get('model') or {}):  # of the weights; less may be read
+        overrides = [f'model.max_len={raw["model"]["max_len"]}', *overrides]
     return load_config(path, overrides)
 
 

@@ -6,10 +6,15 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 
+def missing_rows(x: Tensor) -> Tensor:
+    """Which rows of features are missing: all NaN or all zero, bool of shape [N]."""
+    return x.isnan().all(dim=1) | (x == 0).all(dim=1)
+
+
 def present_rows(data: HeteroData, name: str, node_type: str = 'item') -> Tensor:
     """Where the features ``x_<name>`` of nodes are, bool of shape :math:`[N]`.
 
-    A row is missing if all its entries are NaN or all are zero.
+    See :func:`missing_rows`.
 
     Raises:
         ValueError: If there is no row for each of the nodes, or NaN or Inf in a row
@@ -21,7 +26,7 @@ def present_rows(data: HeteroData, name: str, node_type: str = 'item') -> Tensor
             f"'x_{name}' needs a row for each of the 'num_nodes' of '{node_type}', "
             f'[{num_nodes}, F] (got {list(x.shape)})'
         )
-    missing = x.isnan().all(dim=1) | (x == 0).all(dim=1)
+    missing = missing_rows(x)
     broken = ~x.isfinite().all(dim=1) & ~missing
     if bool(broken.any()):
         rows = broken.nonzero().view(-1).tolist()

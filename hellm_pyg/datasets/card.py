@@ -17,6 +17,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import atomic, save_json
+from hellm_pyg.data.features import missing_rows
 from hellm_pyg.data.split import INTERACTS, LATER
 from hellm_pyg.datasets.card_text import card_markdown
 from hellm_pyg.datasets.provenance import Provenance
@@ -228,7 +229,7 @@ def _modalities(
         if not name.startswith('x_'):
             continue
         modality = name.removeprefix('x_')
-        present = int((~x.isnan().all(dim=1)).sum())
+        present = int((~missing_rows(x)).sum())
         out[modality] = {
             'width': x.size(1),
             'present': present,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import save_json
+from hellm_pyg.data.features import missing_rows
 from hellm_pyg.datasets import features as feature_files
 from hellm_pyg.datasets.cache import content_hash, content_key
 from hellm_pyg.datasets.cached_graph import CachedGraph
@@ -223,7 +224,7 @@ class InteractionFiles(CachedGraph):
                 'rows without interactions': len(table.ids) - found,
             }
         for modality, x in features.items():
-            missing = int(x.isnan().all(dim=1).sum())
+            missing = int(missing_rows(x).sum())
             report['features'][modality] = {
                 'width': x.size(1),
                 'items without': missing,
@@ -258,10 +259,13 @@ class InteractionFiles(CachedGraph):
             len(kept),
             len(raw),
         )
+        # Both count at once: one may lead to the other.
+        bounds = {'min_count': self.min_count, 'min_length': self.min_length}
+        bound = ' or '.join(n for n in bounds if bounds[n]) or 'min_count'
         return kept, {
             'below min_rating': len(raw) - len(log),
             'repeated': len(log) - len(distinct),
-            'below min_count': len(distinct) - len(kept),
+            f'below {bound}': len(distinct) - len(kept),
         }
 
     def _report(

@@ -16,11 +16,11 @@ from hellm_pyg.data.loader import SequenceLoader
 from hellm_pyg.data.split import fold_in, history_edges
 from hellm_pyg.evaluation.protocol import Recommender
 from hellm_pyg.evaluation.scoring import (
-    MAX_LEN,
     Precision,
     bar,
     best,
     device_of,
+    history_length,
     inference,
     known_pairs,
     place,
@@ -116,8 +116,7 @@ def iter_rank(
     left_out = None
     if candidates is not None:
         left_out = ~_allowed(candidates, num_items).to(device)
-    if max_len is None:
-        max_len = int(getattr(model, 'max_len', MAX_LEN))
+    max_len = history_length([model], max_len)
     batches: Any
     if isinstance(users, SequenceBatch):
         rows = batch_size if batch_tokens is None else batch_tokens // max_len

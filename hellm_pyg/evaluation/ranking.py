@@ -16,11 +16,11 @@ from hellm_pyg.data.split import Histories, fold_in, history_edges
 from hellm_pyg.evaluation.metrics import beyond_accuracy, summarize, target_rank
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
 from hellm_pyg.evaluation.scoring import (
-    MAX_LEN,
     Precision,
     bar,
     best,
     device_of,
+    history_length,
     inference,
     known_pairs,
     place,
@@ -36,7 +36,7 @@ def evaluate(
     protocol: Protocol = HEADLINE,
     batch_size: int = 1024,
     *,
-    max_len: int = MAX_LEN,
+    max_len: int | None = None,
     batch_tokens: int | None = None,
     users: Tensor | Sequence[int] | None = None,
     precision: Precision = 'fp32',
@@ -56,7 +56,8 @@ def evaluate(
         ks: Cut-offs.
         protocol: What is read and what is ranked.
         batch_size: Users scored at once.
-        max_len: Number of last items of a history that the model may read. Masking
+        max_len: Number of last items of a history that the model may read;
+            :obj:`None` for the model's own ``max_len``, or 50 if it has none. Masking
             knows all of them.
         batch_tokens: Bound on users times longest history instead of ``batch_size``.
         users: Evaluates these users only.
@@ -129,7 +130,7 @@ def _evaluate(
     *,
     ks: Sequence[int] = (10, 20),
     batch_size: int = 1024,
-    max_len: int = MAX_LEN,
+    max_len: int | None = None,
     beyond: bool = False,
     shard: tuple[int, int] = (0, 1),
     **options: Any,
@@ -200,7 +201,7 @@ def held_out(
     protocols: Sequence[Protocol],
     batch_size: int,
     *,
-    max_len: int,
+    max_len: int | None,
     batch_tokens: int | None = None,
     users: Tensor | Sequence[int] | None = None,
     precision: Precision = 'fp32',
@@ -215,7 +216,8 @@ def held_out(
         split: ``'val'`` or ``'test'``.
         protocols: What is read, the same in all of them, and what is ranked.
         batch_size: Users scored at once.
-        max_len: Number of last items of a history that the models may read.
+        max_len: Number of last items of a history that the models may read;
+            :obj:`None` for the most that one of them reads.
         batch_tokens: Bound on users times longest history instead.
         users: These users only.
         precision: ``'bf16'`` runs the models under autocast.
@@ -229,7 +231,7 @@ def held_out(
         data,
         split,
         batch_size,
-        max_len,
+        history_length(models, max_len),
         history=history,
         users=users,
         batch_tokens=batch_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,7 +18,6 @@ from hellm_pyg.evaluation.metrics import top_k
 from hellm_pyg.evaluation.protocol import Recommender
 
 Precision = Literal['fp32', 'bf16']
-MAX_LEN = 50
 
 
 @contextmanager
@@ -51,6 +50,17 @@ def device_of(model: Recommender) -> torch.device:
         for tensor in (*model.parameters(), *model.buffers()):
             return tensor.device
     return torch.device('cpu')
+
+
+def history_length(models: Sequence[Recommender], max_len: int | None) -> int:
+    """Number of last items of a history that is asked for, or that the models read.
+
+    Without a number it is the largest ``max_len`` that one of them has, 50 if none has.
+    """
+    if max_len is not None:
+        return max_len
+    own = [int(m.max_len) for m in models if hasattr(m, 'max_len')]
+    return max(own, default=50)
 
 
 def place(data: HeteroData, device: torch.device) -> HeteroData:

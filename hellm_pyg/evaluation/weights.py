@@ -53,7 +53,7 @@ def choose_weights(
     protocol: Protocol = HEADLINE,
     batch_size: int = 1024,
     *,
-    max_len: int = 50,
+    max_len: int | None = None,
     precision: Precision = 'fp32',
     shard: tuple[int, int] = (0, 1),
     progress: bool = False,
@@ -76,7 +76,8 @@ def choose_weights(
         ks: Cut-offs of the reported metrics.
         protocol: What is read and what is ranked.
         batch_size: Users scored at once.
-        max_len: Number of last items of a history that members may read.
+        max_len: Number of last items of a history that members may read;
+            :obj:`None` for the most that one of them reads.
         precision: ``'bf16'`` runs the members under autocast.
         shard: Rank and number of the processes that share the users, as of
             :func:`~hellm_pyg.evaluation.evaluate`.

@@ -51,8 +51,8 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
 
     Args:
         run_dir: Folder of a finished run.
-        overrides: Changes of the configuration, as ``data.root=...`` for data
-            that have moved.
+        overrides: Changes of the configuration, as ``dataset=FOLDER`` for a prepared
+            folder that has moved.
 
     Raises:
         ValueError: If there is no finished run, or the data are not those that

@@ -102,6 +102,11 @@ def settle_columns(
         if given['text'] is None and title is not None:
             text = template_of(title)
             notes.append(f"texts are made of '{text}'")
+        elif given['text'] is None:
+            notes.append(
+                f"'{_name(items)}': no column is known as a title: no texts are "
+                f"encoded, unless 'title' or 'text' name what to read"
+            )
         if text:
             _check_text(text, names, title)
     elif text or given['title']:

@@ -112,6 +112,12 @@ def prepare_table(
     given = {'user': user, 'item': item, 'time': time, 'rating': rating}
     encoding, features = encoding or Encoding(), features or {}
     _refuse_twice(features, text, encoding)
+    for key in ('image_encoder', 'image_column'):
+        if encoding.images is None and (value := getattr(encoding, key)) is not None:
+            raise ValueError(
+                f"'{key}' needs 'images', the folder of the pictures (got {value!r}, "
+                f'images=None)'
+            )
     if 'text' in features:  # in place of the titles' encoding
         text = ''
     given |= {'item_id': item_id, 'title': title, 'text': text}

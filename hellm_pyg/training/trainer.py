@@ -35,6 +35,8 @@ from hellm_pyg.training.step import Gradient, Stepper, Trainable
 from hellm_pyg.training.teacher import Teacher, check_student, hashes
 
 LINES_PER_EPOCH = 10
+# What a loader decides, whatever a configuration says.
+OF_LOADER = ('batch_size', 'batch_tokens', 'sampling', 'targets', 'num_neg', 'seed')
 LEAST_HISTORY = 3  # an item and the two that are held out
 
 
@@ -79,7 +81,8 @@ class Trainer:
     Raises:
         ValueError: If the model lacks a method or has nothing to train, the loader is
             none of training items or not of the model's kind, the model has another
-            number of items than the data, or an argument is out of range.
+            number of items than the data, the three know histories of different
+            length, or an argument is out of range.
     """
 
     def __init__(
@@ -117,6 +120,14 @@ class Trainer:
                 f'both held-out items count (got {config.max_len})'
             )
         _check(model, data, loader)
+        for what, reader in (('loader', loader), ('model', model)):
+            length = getattr(reader, 'max_len', config.max_len)
+            if length != config.max_len:
+                raise ValueError(
+                    f"'config.max_len' needs to be that of the {what}, {length}, for "
+                    f'validation to read histories as training does (got '
+                    f'{config.max_len})'
+                )
         self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
@@ -163,6 +174,9 @@ class Trainer:
     def _make_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         train = {**asdict(self.config), 'precision': self._stepper.precision}
         del train['save_minutes']  # may differ between the parts of a run
+        loader = {key: getattr(self.loader, key, train[key]) for key in OF_LOADER}
+        if own := {key: loader[key] for key in loader if loader[key] != train[key]}:
+            settings = {**settings, 'loader': own}
         return {
             **settings,
             'train': train,

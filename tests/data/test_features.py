@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch_geometric.data import HeteroData
 
+from hellm_pyg.assembly.data import statistics
 from hellm_pyg.data.features import present_rows
+from hellm_pyg.datasets import FakeRecDataset
+from hellm_pyg.datasets.card import data_card
+from hellm_pyg.transforms import LeaveOneOut
 
 NAN, INF = torch.nan, torch.inf
 
@@ -19,6 +23,16 @@ def test_rows_of_nan_or_of_zeros_are_missing():
     expected = [False, True, False, True]
     assert present_rows(data_with(x), 'text').tolist() == expected
     assert present_rows(data_with(x, 'user'), 'text', 'user').tolist() == expected
+
+
+def test_the_data_card_counts_them_alike():
+    data = FakeRecDataset(num_users=30, num_items=20)[0]
+    x = data['item'].x_text = torch.ones(20, 4)
+    x[:3], x[5] = 0.0, NAN
+    own = data_card(data)['modalities']['text']
+    assert own['present'] == int(present_rows(data, 'text').sum()) == 16
+    told = statistics(LeaveOneOut()(data))
+    assert told['text features'].endswith(' wide, 4 items without')
 
 
 @pytest.mark.parametrize('row', [[NAN, 1.0], [0.0, NAN], [NAN, INF], [-INF, 1.0]])

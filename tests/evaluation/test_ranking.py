@@ -11,6 +11,7 @@ from hellm_pyg.data import SequenceBatch
 from hellm_pyg.evaluation import (
     Evaluation,
     Protocol,
+    choose_weights,
     evaluate,
     evaluate_protocols,
     inference,
@@ -135,6 +136,19 @@ def test_masking_reaches_beyond_the_truncated_history() -> None:
     model = Table(torch.arange(9, 0, -1).float().unsqueeze(0))
     found = evaluate(model, data, 'test', max_len=3)
     assert found.rank.tolist() == [1.0]  # items 0 to 5 are masked
+
+
+def test_a_models_own_length_is_read(data: HeteroData) -> None:
+    model = Reader(30)
+    model.max_len = 4
+    own = evaluate(model, data, 'test')
+    read = dict(model.read)
+    assert max(map(len, read.values())) == 3  # and the target
+    model.max_len = 9
+    assert torch.equal(evaluate(model, data, 'test', max_len=4).rank, own.rank)
+    assert model.read == read
+    both = choose_weights({'short': model, 'long': Reader(30)}, data, (0.0,))
+    assert torch.equal(both.alone['short'].rank, evaluate(model, data).rank)
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])

@@ -92,7 +92,7 @@ def test_card_tells_what_was_dropped_and_guessed(tmp_path: Path) -> None:
     assert told['settings']['min_rating'] == 2
     dropped = told['dropped']
     assert dropped['interactions: below min_rating'] == 2 * NUM_USERS - 1
-    assert dropped['interactions: below min_count'] == 1  # the other one of C-00
+    assert dropped['interactions: below min_length'] == 1  # the other one of C-00
     assert told['counts']['interactions'] == 4 * (NUM_USERS - 1)
     assert told['counts']['users'] == prepared.ids.num_users == NUM_USERS - 1
     assert "'orders.csv': column 'stars' is read as the ratings." in told['notes']
@@ -164,6 +164,16 @@ def test_the_title_is_the_text_unless_given(tmp_path: Path, text_encoder: str) -
     prepared = prepare(tmp_path, text=None, encoding=encoding)
     assert card(prepared)['template'] == '{name}'
     assert "texts are made of '{name}'" in prepared.notes
+
+
+def test_a_catalogue_without_a_title_is_told(tmp_path: Path) -> None:
+    orders, catalogue = write_orders(tmp_path)
+    table = catalogue.read_text().replace('name', 'label', 1)
+    catalogue.write_text(table)
+    prepared = prepare_table(tmp_path / 'ready', orders, items=catalogue)
+    assert prepared.modalities == []
+    (note,) = (note for note in prepared.notes if 'title' in note)
+    assert 'no column is known as a title: no texts are encoded' in note
 
 
 def test_pictures_alone_are_counted(tmp_path: Path) -> None:
@@ -347,6 +357,8 @@ def test_a_stop_leaves_the_former_folder(
         ({'items': 'gone.csv'}, "'items' is not a file"),
         ({'features': {'tags': 'orders.csv'}}, r"'features' needs a file .*\.npy"),
         ({'encoding': Encoding(images='gone')}, "'images' is not a folder"),
+        ({'encoding': Encoding(image_column='x')}, "'image_column' needs 'images'"),
+        ({'encoding': Encoding(image_encoder='x')}, "'image_encoder' needs 'images'"),
         (
             {'encoding': Encoding(images='.', image_column='file')},
             "'image_column' names the column 'file'",

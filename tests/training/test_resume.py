@@ -364,6 +364,13 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         make_trainer(
             tmp_path, evaluation=EvalConfig((5, 10), batch_size=16, mask='none')
         ).fit()
+    changed = make_trainer(tmp_path)
+    changed.loader.batch_size = 3  # the configuration has the former number
+    other = Trainer(Toy(), make_data(), changed.loader, CONFIG, tmp_path)
+    own = {'batch_size': 3, 'sampling': 'interaction', 'seed': 5}
+    assert other.settings['loader'] == own
+    with pytest.raises(ValueError, match=r'loader\.batch_size was None and is 3'):
+        other.fit()
     data = make_data()
     data.fingerprint = 'other'
     with pytest.raises(ValueError, match=r"data was '60-40-\d+' and is 'other'"):

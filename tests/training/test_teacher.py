@@ -31,7 +31,7 @@ def sasrec(seed: int, **options: Any) -> SASRec:
 
 def gru4rec(seed: int) -> GRU4Rec:
     torch.manual_seed(seed)
-    return GRU4Rec(ITEMS, 8, 8, dropout=0.5)
+    return GRU4Rec(ITEMS, 8, 8, dropout=0.5, max_len=9)
 
 
 @pytest.mark.parametrize('every', [True, False])
@@ -86,14 +86,19 @@ def test_who_cannot_teach() -> None:
 
 
 TAUGHT = TrainConfig(
-    epochs=3, batch_size=16, lr=0.01, seed=3, distill=DistillConfig(weight=1.0)
+    epochs=3,
+    batch_size=16,
+    lr=0.01,
+    max_len=9,
+    seed=3,
+    distill=DistillConfig(weight=1.0),
 )
 
 
 def trainer(folder: Path, config: TrainConfig = TAUGHT, **options: Any) -> Trainer:
     data = make_data()
     model = options.pop('model', None)
-    loader = SequenceLoader(data, 'train', 16, targets='all', seed=5)
+    loader = SequenceLoader(data, 'train', 16, config.max_len, seed=5)
     evaluation = EvalConfig(ks=(5, 10), batch_size=16)
     student = sasrec(4, dropout=0.1) if model is None else model
     return Trainer(student, data, loader, config, folder, evaluation, **options)
@@ -182,7 +187,7 @@ def test_what_cannot_be_taught(tmp_path: Path) -> None:
             return super().loss(data, batch)
 
     with pytest.raises(ValueError, match=r"\(got Deaf, whose loss takes no 'soft'\)"):
-        trainer(tmp_path, model=Deaf(ITEMS), teachers=teachers)
+        trainer(tmp_path, model=Deaf(ITEMS, max_len=9), teachers=teachers)
     for options in ({'loss': 'bce'}, {'candidates': 'unseen'}):
         ((name, value),) = options.items()
         name = {'loss': 'objective'}.get(name, name)

@@ -65,6 +65,13 @@ class Ensemble(torch.nn.Module):
         """The members by name, in their order."""
         return dict(zip(self.weights, self.recommenders, strict=True))
 
+    @property
+    def max_len(self) -> int:
+        """Most of the last items of a history that a member reads; 50 if none tells."""
+        members = self.members.values()
+        own = [int(m.max_len) for m in members if hasattr(m, 'max_len')]
+        return max(own, default=50)
+
     def encode(self, data: HeteroData) -> dict[str, Any]:
         """Returns what each member of a weight above zero encodes, by name."""
         return {

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import SequenceBatch
-from hellm_pyg.nn.models.sequence import SequenceRecommender
+from hellm_pyg.nn.models.sequence import SequenceRecommender, Window
 from hellm_pyg.nn.scoring import table_cross_entropy
 from hellm_pyg.nn.soft_targets import SoftTargets
 
@@ -33,6 +33,8 @@ class GRU4Rec(SequenceRecommender):
         hidden_dim: Width of the states.
         num_layers: Number of recurrent layers.
         dropout: Dropout of the inputs, and between layers.
+        max_len: Number of last items of a history that are read; targets of earlier
+            ones do not count.
         chunk_size: Number of targets scored at a time in the loss.
 
     Raises:
@@ -47,6 +49,7 @@ class GRU4Rec(SequenceRecommender):
         hidden_dim: int = 128,
         num_layers: int = 1,
         dropout: float = 0.3,
+        max_len: int = 50,
         chunk_size: int = 128,
     ) -> None:
         super().__init__()
@@ -55,6 +58,7 @@ class GRU4Rec(SequenceRecommender):
             ('embedding_dim', embedding_dim),
             ('hidden_dim', hidden_dim),
             ('num_layers', num_layers),
+            ('max_len', max_len),
             ('chunk_size', chunk_size),
         ):
             if value < 1:
@@ -62,6 +66,7 @@ class GRU4Rec(SequenceRecommender):
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
         self.num_items = num_items
+        self.max_len = max_len
         self.chunk_size = chunk_size
         self.item_embedding = torch.nn.Embedding(num_items, embedding_dim)
         self.dropout = torch.nn.Dropout(dropout)
@@ -82,11 +87,6 @@ class GRU4Rec(SequenceRecommender):
         for weight in (*self.gru.parameters(), self.output.weight):
             torch.nn.init.xavier_uniform_(weight)
         torch.nn.init.zeros_(self.output.bias)
-
-    def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Returns the output after each position or row, see the base class."""
-        states = self._states(encoded, batch)
-        return states if batch.targets_positions else self._last(states, batch)
 
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
@@ -113,17 +113,19 @@ class GRU4Rec(SequenceRecommender):
                 f'{got} for {batch.item.numel()} items and {batch.batch_size} rows)'
             )
         states = self.queries(table, batch)
+        if batch.targets_positions:
+            kept = self._window(batch).kept
+            target, soft = target[kept], None if soft is None else soft.of(kept)
         return table_cross_entropy(states, table, target, self.chunk_size, soft=soft)
 
-    def _states(self, table: Tensor, batch: SequenceBatch) -> Tensor:
-        """Output after each item, [T, D]."""
-        if batch.item.numel() == 0:
-            return table.new_zeros(0, table.size(1))
-        length, position = batch.length, batch.position
+    def states(self, encoded: Tensor, window: Window) -> Tensor:
+        """Returns the output after each item, [T', D]."""
+        _, item, row, position, length = window
+        if item.numel() == 0:
+            return encoded.new_zeros(0, encoded.size(1))
         filled = length > 0
-        row = (filled.cumsum(0) - 1)[batch.batch]
-        length = length[filled]
-        x = self.dropout(F.embedding(batch.item, table))
+        row, length = (filled.cumsum(0) - 1)[row], length[filled]
+        x = self.dropout(F.embedding(item, encoded))
         dense = x.new_zeros(length.numel(), int(length.max()), x.size(1))
         dense[row, position] = x
         packed = pack_padded_sequence(
@@ -131,13 +133,6 @@ class GRU4Rec(SequenceRecommender):
         )
         hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)
         return self.output(hidden[row, position])
-
-    def _last(self, states: Tensor, batch: SequenceBatch) -> Tensor:
-        """Output after the last item of each row, 0 for an empty row."""
-        filled = batch.length > 0
-        out = states.new_zeros(batch.batch_size, states.size(1))
-        out[filled] = states[batch.last[filled]]
-        return out
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +12,12 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.nn.models.item_graph import neighbor_matrix, neighbor_pairs
 from hellm_pyg.nn.models.kept import Kept
-from hellm_pyg.nn.models.sequence import SequenceRecommender
+from hellm_pyg.nn.models.sequence import SequenceRecommender, Window
 from hellm_pyg.nn.scoring import candidate_scores, table_cross_entropy
 from hellm_pyg.nn.smoothing import NeighborSmoothing
 from hellm_pyg.nn.soft_targets import SoftTargets
 
 LOSSES = ('softmax', 'sampled_softmax', 'bce')
-
-
-class _Window(NamedTuple):
-    """The flat items that lie within the last ``max_len`` of their row."""
-
-    kept: Tensor  # [T], bool
-    item: Tensor  # [T']
-    row: Tensor  # [T']
-    position: Tensor  # [T'], from 0 at the oldest kept item
-    length: Tensor  # [B]
 
 
 class SASRec(SequenceRecommender):
@@ -178,12 +167,6 @@ class SASRec(SequenceRecommender):
             else:
                 torch.nn.init.zeros_(parameter)
 
-    def queries(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
-        """Returns the states of the last ``max_len`` positions or of rows."""
-        window = self._window(batch)
-        states = self._states(encoded, window)
-        return states if batch.targets_positions else self._last(states, window)
-
     def loss(
         self, data: HeteroData, batch: SequenceBatch, soft: SoftTargets | None = None
     ) -> Tensor:
@@ -243,21 +226,12 @@ class SASRec(SequenceRecommender):
 
         return self._smooth.get(sources, make)
 
-    def _window(self, batch: SequenceBatch) -> _Window:
-        length = batch.length
-        cut = (length - self.max_len).clamp(min=0)
-        position = batch.position - cut[batch.batch]
-        kept = position >= 0
-        return _Window(
-            kept, batch.item[kept], batch.batch[kept], position[kept], length - cut
-        )
-
-    def _states(self, table: Tensor, window: _Window) -> Tensor:
-        """States [T', D] of the kept items; the only place with padding."""
+    def states(self, encoded: Tensor, window: Window) -> Tensor:
+        """Returns the states of the kept items; the only place with padding."""
         _, item, row, position, length = window
         if item.numel() == 0:
-            return table.new_zeros(0, self.embedding_dim)
-        x = F.embedding(item, table) * self.embedding_dim**0.5
+            return encoded.new_zeros(0, self.embedding_dim)
+        x = F.embedding(item, encoded) * self.embedding_dim**0.5
         x = self.dropout(x + self.position_embedding(position))
         longest = int(length.max())
         dense = x.new_zeros(length.numel(), longest, self.embedding_dim)
@@ -268,14 +242,6 @@ class SASRec(SequenceRecommender):
         for layer in self.layers:
             dense = layer(dense, src_mask=mask, is_causal=True)
         return self.norm(dense[row, position])
-
-    def _last(self, states: Tensor, window: _Window) -> Tensor:
-        """States [B, D] of the last item of each row, 0 for an empty row."""
-        length = window.length
-        out = states.new_zeros(length.numel(), self.embedding_dim)
-        end = length.cumsum(0)[length > 0] - 1
-        out[length > 0] = states[end]
-        return out
 
     def _sampled_loss(
         self, states: Tensor, table: Tensor, target: Tensor, negative: Tensor | None

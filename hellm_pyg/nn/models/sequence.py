@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,19 +14,39 @@ from hellm_pyg.nn.models.base import check_size
 from hellm_pyg.nn.scoring import inner_products
 
 
+class Window(NamedTuple):
+    """What is read of each row: its last items, without any padding.
+
+    Args:
+        kept: Which items of the batch they are, bool of shape :math:`[T]`.
+        item: The items, :math:`[T']`.
+        row: The row of each.
+        position: The place of each, from 0 at the oldest that is kept.
+        length: Number of items of each row, :math:`[B]`.
+    """
+
+    kept: Tensor
+    item: Tensor
+    row: Tensor
+    position: Tensor
+    length: Tensor
+
+
 class SequenceRecommender(torch.nn.Module):
     r"""A recommender that scores what follows a history :math:`s_1, \ldots, s_t`.
 
     .. math::
         s(t, i) = \mathbf{h}(s_1, \ldots, s_t)^{\top} \mathbf{e}_i
 
-    Subclasses have ``num_items`` and ``item_embedding``, and write :meth:`queries` and
-    a loss.
+    Of longer histories the last ``max_len`` items are read. Subclasses have
+    ``num_items``, ``max_len`` and ``item_embedding``, and write :meth:`states` and a
+    loss.
     """
 
     sampling: ClassVar[Literal['pairs', 'sequences', 'none']] = 'sequences'
 
     num_items: int
+    max_len: int
     item_embedding: torch.nn.Embedding
 
     def encode(self, data: HeteroData) -> Tensor:
@@ -58,9 +78,37 @@ class SequenceRecommender(torch.nn.Module):
         Returns:
             The vectors :math:`\mathbf{h}` of the positions, :math:`[T, D]`, where each
             has a target, but for those that lie before what a model reads of a row;
-            else of the rows, :math:`[B, D]`.
+            else of the rows, :math:`[B, D]`, 0 for an empty one.
+        """
+        window = self._window(batch)
+        states = self.states(encoded, window)
+        if batch.targets_positions:
+            return states
+        out = states.new_zeros(batch.batch_size, encoded.size(1))
+        filled = window.length > 0
+        out[filled] = states[window.length.cumsum(0)[filled] - 1]
+        return out
+
+    def states(self, encoded: Tensor, window: Window) -> Tensor:
+        r"""Reads rows up to each of their items.
+
+        Args:
+            encoded: The item table that :meth:`encode` returned.
+            window: What is read of each row.
+
+        Returns:
+            The vectors :math:`\mathbf{h}(s_1, \ldots, s_t)`, :math:`[T', D]`.
         """
         raise NotImplementedError
+
+    def _window(self, batch: SequenceBatch) -> Window:
+        length = batch.length
+        cut = (length - self.max_len).clamp(min=0)
+        position = batch.position - cut[batch.batch]
+        kept = position >= 0
+        return Window(
+            kept, batch.item[kept], batch.batch[kept], position[kept], length - cut
+        )
 
     def score_queries(self, encoded: Tensor, query: Tensor) -> Tensor:
         """Scores all items for some of the :meth:`queries`, [t, I]."""

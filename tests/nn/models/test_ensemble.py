@@ -146,6 +146,12 @@ def test_one_member_ranks_as_by_itself(data: HeteroData) -> None:
         assert torch.equal(items, rank(member, data, [0, 3], 2)[0])
 
 
+def test_reads_as_much_as_a_member() -> None:
+    members = {name: SASRec(9, 4, 1, 1, max_len=n) for name, n in (('a', 3), ('b', 7))}
+    assert Ensemble(members, {'a': 1.0, 'b': 0.0}).max_len == 7
+    assert Ensemble({'knn': ItemKNN(2, 3)}, {'knn': 1.0}).max_len == 50
+
+
 def test_is_a_module_like_any_other(data: HeteroData) -> None:
     members = trained()
     # Names that a ModuleDict would refuse.

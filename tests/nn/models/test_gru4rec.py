@@ -86,6 +86,16 @@ def test_all_positions_equal_one_row_a_prefix() -> None:
     torch.testing.assert_close(model.loss(DATA, every), model.loss(DATA, each))
 
 
+def test_the_last_items_are_read() -> None:
+    model = make(max_len=2)
+    expected = torch.stack([by_hand(model, row[-2:]) for row in HISTORIES])
+    torch.testing.assert_close(scores(model, sequence_batch(HISTORIES)), expected)
+    target = [item + 1 for row in HISTORIES[:3] for item in row]
+    every = sequence_batch(HISTORIES[:3], target)
+    last = sequence_batch([[1, 4], [5], [8, 7]], [2, 5, 6, 9, 8])
+    assert_same_gradients(model, model.loss(DATA, every), model.loss(DATA, last))
+
+
 def test_a_teacher_shares_the_weight_of_a_target() -> None:
     model = make()
     every = sequence_batch([[1, 2, 3], [4, 5]], [2, 3, 6, 5, 7])
@@ -136,6 +146,7 @@ def test_beats_popularity() -> None:
     [
         ({'num_items': 0}, r"'num_items' must be positive \(got 0\)"),
         ({'hidden_dim': 0}, r"'hidden_dim' must be positive \(got 0\)"),
+        ({'max_len': 0}, r"'max_len' must be positive \(got 0\)"),
         ({'dropout': 1.0}, r"'dropout' must lie in \[0, 1\) \(got 1.0\)"),
     ],
 )
