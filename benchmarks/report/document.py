@@ -137,7 +137,7 @@ def _part(
         baselines = [base if base and there else 'lightgcn']
     analysis = analyse(section, baselines, settings)
     rungs = Ladder.of(section, baselines) if section.is_ladder else None
-    compared = rungs.models if rungs else section.models[::-1]
+    compared = rungs.models if rungs else section.everything[::-1]
     records = []
     if searches := _searches(section):
         records.append(searches)
