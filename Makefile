@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CONSTRAINTS := constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS)
 
 # Idle OpenMP threads sleep: spinning ones slow a shared machine down tenfold.
 export OMP_WAIT_POLICY := PASSIVE
@@ -11,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test test-sparse lint docs clean
 
-$(VENV)/.core: setup.cfg constraints.txt
+$(VENV)/.core: setup.cfg $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e .

@@ -126,8 +126,9 @@ def test_the_folder(tmp_path):
     class Config:
         seed: int = 3
 
-    model = recommender(prefix={})
-    model.backbone.name_or_path = 'SmolLM2-135M-Instruct'
+    llm = tiny_llm()
+    llm.name_or_path = 'SmolLM2-135M-Instruct'
+    model = recommender(prefix={}, llm=llm)
     model.save_pretrained(tmp_path / 'saved', IDS, METRICS, Config())
     folder = tmp_path / 'saved'
     assert sorted(file.name for file in folder.iterdir()) == [
