@@ -124,7 +124,7 @@ class Trainer:
             length = getattr(reader, 'max_len', config.max_len)
             if length != config.max_len:
                 raise ValueError(
-                    f"'config.max_len' needs to be that of the {what}, {length}, for "
+                    f"'max_len' needs to be that of the {what}, {length}, for "
                     f'validation to read histories as training does (got '
                     f'{config.max_len})'
                 )

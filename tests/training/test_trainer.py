@@ -291,7 +291,7 @@ def test_bad_input(tmp_path: Path) -> None:
             make_trainer(tmp_path, config=replace(CONFIG, max_len=wrong))
     other = Toy()
     other.max_len = 9
-    message = r"'config.max_len' needs to be that of the model, 9, .*\(got 50\)"
+    message = r"'max_len' needs to be that of the model, 9, .*\(got 50\)"
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path, other)
     blind = replace(CONFIG, epochs=1, max_len=1, split='train+val')
