@@ -17,6 +17,7 @@ from hellm_pyg.config import Config, load_config
 from hellm_pyg.data.split import history_edges
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.recommendation import recommend
+from hellm_pyg.run_folder import LOCK
 from hellm_pyg.training import trainer
 from tests.experiment.configs import SMALL, hellm_config, shop_config
 from tests.shop import NUM_ITEMS, NUM_USERS, turn_around, write_llm, write_shop
@@ -182,17 +183,23 @@ def test_floors_need_no_training(tmp_path: Path, name: str) -> None:
     assert found == pytest.approx(metrics)
 
 
+def times(run_dir: Path) -> dict[Path, int]:
+    """When the files of a run were written, but for the lock, which others touch."""
+    paths = [path for path in run_dir.iterdir() if path.name != LOCK]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
 def test_a_finished_floor_keeps_its_results(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = shop_config(tmp_path, 'sasrec', 'model.name=ItemKNN')
     first = experiment.pretrain(config, tmp_path / 'run')
     experiment.evaluate_run(tmp_path / 'run')
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    before = times(tmp_path / 'run')
     with caplog.at_level('INFO'):
         assert experiment.pretrain(config, tmp_path / 'run') == first
     assert 'finished before, nothing is done' in caplog.text
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / 'run').iterdir()}
+    after = times(tmp_path / 'run')
     assert after == before
     assert tmp_path / 'run' / 'evaluation.json' in after
     turn_around(tmp_path)
@@ -540,12 +547,11 @@ def test_a_finished_run_needs_no_state(
     first = experiment.pretrain(config, tmp_path / 'run')
     for name in ('state', 'best'):
         shutil.rmtree(tmp_path / 'run' / name)
-    paths = list((tmp_path / 'run').iterdir())
-    before = {path: path.stat().st_mtime_ns for path in paths}
+    before = times(tmp_path / 'run')
     with caplog.at_level('INFO'):
         assert experiment.pretrain(config, tmp_path / 'run') == first
     assert 'finished before, nothing is done' in caplog.text
-    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    assert times(tmp_path / 'run') == before
     turn_around(tmp_path)
     again = load_config(tmp_path / 'run' / 'config.yaml')
     with pytest.raises(ValueError, match='was trained on other interactions or'):
