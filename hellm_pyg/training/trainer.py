@@ -119,15 +119,7 @@ class Trainer:
                 f"'max_len' needs to be at least {LEAST_HISTORY}, for in a validation "
                 f'both held-out items count (got {config.max_len})'
             )
-        _check(model, data, loader)
-        for what, reader in (('loader', loader), ('model', model)):
-            length = getattr(reader, 'max_len', config.max_len)
-            if length != config.max_len:
-                raise ValueError(
-                    f"'max_len' needs to be that of the {what}, {length}, for "
-                    f'validation to read histories as training does (got '
-                    f'{config.max_len})'
-                )
+        _check(model, data, loader, config.max_len)
         self._cutoff = cutoff_of(config.metric)
         self._last_epoch = min(config.epochs, last_epoch or config.epochs)
         self.accelerator = make_accelerator() if accelerator is None else accelerator
@@ -445,7 +437,7 @@ class Trainer:
         return dict(load_json(path, {'metrics': dict})['metrics'])
 
 
-def _check(model: Any, data: HeteroData, loader: Any) -> None:
+def _check(model: Any, data: HeteroData, loader: Any, max_len: int) -> None:
     split = getattr(loader, 'split', 'train')
     if split != 'train':
         raise ValueError(
@@ -466,6 +458,13 @@ def _check(model: Any, data: HeteroData, loader: Any) -> None:
             f"'model' needs to have the items of the data, {num_items} (got "
             f'{model.num_items})'
         )
+    for what, reader in (('loader', loader), ('model', model)):
+        length = getattr(reader, 'max_len', max_len)
+        if length != max_len:
+            raise ValueError(
+                f"'max_len' needs to be that of the {what}, {length}, for validation "
+                f'to read histories as training does (got {max_len})'
+            )
 
 
 def _seed(*key: int) -> int:
