@@ -61,6 +61,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+from rectools.models.nn.transformers.similarity import DistanceSimilarityModule
 
 
 def arguments() -> argparse.Namespace:
@@ -99,6 +100,30 @@ def is_validation(frame: pd.DataFrame, val: np.ndarray) -> np.ndarray:
     return last & (
         val[frame[Columns.User].to_numpy()] == frame[Columns.Item].to_numpy()
     )
+
+
+class TargetSimilarity(DistanceSimilarityModule):
+    """The library's scores, of the places that have a target alone.
+
+    Its own module gathers the items of all places, nine tenths of which are padding
+    here, and the loss leaves that out: these scores are 0. In validation, where a user
+    has one target, one gathering of its items serves all places. Loss and gradients are
+    the library's, up to rounding.
+    """
+
+    def _get_pos_neg_logits(
+        self,
+        session_embs: torch.Tensor,
+        item_embs: torch.Tensor,
+        candidate_item_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        if candidate_item_ids.size(1) == 1:
+            return session_embs @ item_embs[candidate_item_ids.squeeze(1)].mT
+        place = candidate_item_ids[..., 0] != 0
+        items = item_embs[candidate_item_ids[place]]
+        score = session_embs.new_zeros(candidate_item_ids.shape)
+        score[place] = (items @ session_embs[place].unsqueeze(-1)).squeeze(-1)
+        return score
 
 
 class KeepBest(Callback):
@@ -264,14 +289,16 @@ def main() -> None:
     keep = KeepBest(args.metric, args.patience, {**settings, 'seed': args.seed})
     state = args.folder / 'state'
     known = Dataset.construct(interactions(split, 'train+val'))
-    model = SASRecModel(**settings, get_val_mask_func=mask)
+    model = SASRecModel(
+        **settings, similarity_module_type=TargetSimilarity, get_val_mask_func=mask
+    )
     model._trainer = trainer = Resuming(state, [keep], **quiet(args.epochs))
     model.fit(known)
     fitted = next(c for c in model.fit_trainer.callbacks if isinstance(c, KeepBest))
     seconds = sum(row['seconds'] + row['eval_seconds'] for row in fitted.curve)
     if args.refit:
         seed_everything(args.seed, workers=True)
-        model = SASRecModel(**settings)
+        model = SASRecModel(**settings, similarity_module_type=TargetSimilarity)
         options = quiet(fitted.best[1])
         model._trainer = Trainer(**options, enable_checkpointing=False)
         began = time.perf_counter()
