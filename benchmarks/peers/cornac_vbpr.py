@@ -18,6 +18,7 @@ from typing import Any
 
 import exchange
 import numpy as np
+import torch
 from cornac.data import Dataset, ImageModality
 from cornac.models import VBPR
 
@@ -135,6 +136,7 @@ def main() -> None:
                 'seconds': round(seconds, 3),
                 'peak_memory_bytes': exchange.peak_memory(),
                 'device': 'cpu',
+                'threads': torch.get_num_threads(),
                 'curve': curve,
                 'trials': trials,
             },

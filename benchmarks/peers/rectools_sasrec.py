@@ -328,6 +328,7 @@ def main() -> None:
                 'seconds': round(seconds, 3),
                 'peak_memory_bytes': exchange.peak_memory(),
                 'device': str(trainer.strategy.root_device),
+                'threads': torch.get_num_threads(),
                 'curve': fitted.curve,
             },
         },

@@ -181,8 +181,8 @@ class Result:
     def device(self) -> str | None:
         """What the model was trained and measured on."""
         device, threads = self._either('device'), self._either('threads')
-        if device is None:
-            return None
+        if device is None or threads is None:
+            return device
         return f'{device}, {threads} thread{"" if threads == 1 else "s"}'
 
     @property

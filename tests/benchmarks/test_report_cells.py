@@ -103,12 +103,14 @@ def test_cost_of_a_result(tmp_path: Path) -> None:
     alone = {'test': {}, 'ranks': {}, 'validation': validation}
     write(tmp_path, result('c', ranks(60, 1, 0), validation_users=30, **alone))
     write(tmp_path, result('d', ranks(60, 1, 0), **alone))
-    write(tmp_path, result('e', ranks(60, 1, 0), peer='implicit 0.7'))
+    peer = {'peer': 'cornac 3.0', 'validation': {'device': 'cpu'}}
+    write(tmp_path, result('e', ranks(60, 1, 0), **peer))
     found = {model.key: model.results[0] for model in load(tmp_path)[0].models}
     a, b, c, d, e = (found[name] for name in 'abcde')
     assert (a.parameters, a.model_bytes, a.device) == (5, 7, 'cuda, 1 thread')
     assert (b.parameters, b.model_bytes, b.device) == (None, None, 'cpu, 2 threads')
     assert (a.users_per_second, a.ranking_seconds) == (120, pytest.approx(1000 / 120))
+    assert e.device == 'cpu'
     assert c.users_per_second == 15  # in a validation of 2 seconds
     assert (d.users_per_second, d.ranking_seconds, e.users_per_second) == (None,) * 3
 
