@@ -124,11 +124,21 @@ def _run_all(
         readers = [other for other in chosen if cell.key in lost_sources(other, known)]
         return not all(map(is_done, readers))
 
+    def check_sources(cell: Cell) -> None:
+        left_out = lost_sources(cell, known) - {other.key for other in chosen}
+        if left_out:
+            raise ValueError(
+                f"'--only' needs {shlex.join(sorted(left_out))}, too, which "
+                f'{cell.key} reads and whose runs are not there'
+            )
+
     failed = []
     for cell in chosen:
         note = folder / f'{cell.key}.failed.json'
         try:
             done = is_done(cell) and not is_read_again(cell)
+            if not done:
+                check_sources(cell)
         except ValueError as error:
             if not only_list:
                 _note(note, cell, str(error))

@@ -630,6 +630,26 @@ def test_what_has_gone_is_trained_again_where_it_is_read(
 
 
 @pytest.mark.usefixtures('one_process')
+def test_what_is_read_needs_to_be_there_or_among_the_chosen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    floor = {'recipe': 'sasrec', 'overrides': ['model.name=Popularity']}
+    path = write_table(tmp_path, {'a': floor, 'b': {**floor, 'refit': 'a'}})
+    results = tmp_path / 'results'
+    arguments = [str(path), '--results', str(results)]
+    failed = results / 'small' / 'beauty-b-1.failed.json'
+    message = "'--only' needs beauty-a-1, too, which beauty-b-1 reads"
+    assert run.main([*arguments, '--only', 'beauty-b-1']) == 1
+    assert message in json.loads(failed.read_text())['error']
+    assert run.main([*arguments, '--only', 'beauty-b-1', '--list']) == 0
+    assert message in capfd.readouterr().out
+    assert run.main([*arguments, '--only', 'beauty-b-1', 'beauty-a-1']) == 0
+    assert not failed.exists()
+    shutil.rmtree(tmp_path / 'runs')
+    assert run.main([*arguments, '--only', 'beauty-b-1']) == 0  # it is done
+
+
+@pytest.mark.usefixtures('one_process')
 def test_what_another_table_has_trained_anew_is_measured_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
