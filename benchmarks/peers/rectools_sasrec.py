@@ -105,10 +105,9 @@ def is_validation(frame: pd.DataFrame, val: np.ndarray) -> np.ndarray:
 class TargetSimilarity(DistanceSimilarityModule):
     """The library's scores, of the places that have a target alone.
 
-    Its own module gathers the items of all places, nine tenths of which are padding
-    here, and the loss leaves that out: these scores are 0. In validation, where a user
-    has one target, one gathering of its items serves all places. Loss and gradients are
-    the library's, up to rounding.
+    Its own module gathers items for padded places, too, which the loss leaves out: the
+    scores there are 0 here. In validation, where a user has one target, one gathering
+    of its items serves all places. Loss and gradients are the library's, up to rounding.
     """
 
     def _get_pos_neg_logits(
