@@ -107,7 +107,8 @@ class TargetSimilarity(DistanceSimilarityModule):
 
     Its own module gathers items for padded places, too, which the loss leaves out: the
     scores there are 0 here. In validation, where a user has one target, one gathering
-    of its items serves all places. Loss and gradients are the library's, up to rounding.
+    of its items serves all places. Loss and gradients are the library's, up to
+    rounding.
     """
 
     def _get_pos_neg_logits(
