@@ -17,7 +17,7 @@ def test_versions_name_what_is_there_and_what_is_not(
 ) -> None:
     monkeypatch.setattr(record, 'PACKAGES', ('torch', 'no-such-package'))
     found = doctor.versions()
-    assert found['torch'] == torch.__version__
+    assert torch.__version__.startswith(found['torch'])  # not always with '+cu124'
     assert found['no-such-package'] == '-'
     assert list(found) == ['python', 'torch', 'no-such-package']
 

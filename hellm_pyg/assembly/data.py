@@ -120,12 +120,12 @@ def statistics(data: HeteroData) -> dict[str, object]:
     users, items = int(data['user'].num_nodes), int(data['item'].num_nodes)
     train = data['user', 'interacts', 'item'].edge_index
     val, test = (int((data['user'][f'{s}_item'] >= 0).sum()) for s in ('val', 'test'))
-    length = torch.bincount(train[0].as_subclass(Tensor), minlength=users)
+    length = torch.bincount(edge_tensor(train)[0], minlength=users)
     for split in ('val', 'test'):
         length = length + (data['user'][f'{split}_item'] >= 0)
     left_out = 0
     if LATER in data.edge_types:
-        later = data[LATER].edge_index[0].as_subclass(Tensor)
+        later = edge_tensor(data[LATER].edge_index)[0]
         left_out = later.numel()
         length = length + torch.bincount(later, minlength=users)
     total = train.size(1) + val + test + left_out

@@ -18,7 +18,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import atomic, save_json
 from hellm_pyg.data.features import missing_rows
-from hellm_pyg.data.split import INTERACTS, LATER
+from hellm_pyg.data.split import INTERACTS, LATER, edge_tensor
 from hellm_pyg.datasets.card_text import card_markdown
 from hellm_pyg.datasets.provenance import Provenance
 
@@ -118,7 +118,7 @@ def _interactions(data: HeteroData) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     parts = {}
     for name, relation in (('training', INTERACTS), ('later', LATER)):
         if relation in data.edge_types:
-            user, item = data[relation].edge_index.as_subclass(Tensor)
+            user, item = edge_tensor(data[relation].edge_index)
             parts[name] = user, item, data[relation].get('time', nothing)
     for name, short in (('validation', 'val'), ('test', 'test')):
         item = data['user'].get(f'{short}_item')

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import atomic
+from hellm_pyg.data.split import edge_tensor
 from hellm_pyg.datasets.ids import IdMap
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def export_tables(
     from pyarrow import parquet
 
     edges = data['user', 'interacts', 'item']
-    user, item = (pa.array(row) for row in edges.edge_index.as_subclass(Tensor).numpy())
+    user, item = (pa.array(row) for row in edge_tensor(edges.edge_index).numpy())
     items = {item_id: _column(ids.items)}
     if ids.titles is not None:
         items[title] = _column(ids.titles)

@@ -104,7 +104,7 @@ def test_checkpointing_comes_back_after_an_error():
 )
 def test_arguments_that_peft_stumbles_over_are_named(lora):
     (name,) = lora
-    with pytest.raises(ValueError, match=f"'lora' does not fit .*got .*'{name}'"):
+    with pytest.raises(ValueError, match=f"(?s)'lora' does not fit .*got .*'{name}'"):
         adapt(tiny_llm(), {**LORA, **lora})
 
 

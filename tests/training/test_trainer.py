@@ -56,7 +56,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert found['seed'] == 7
     assert found['settings']['data'] == make_data().fingerprint
     assert found['settings']['model'] == {'embedding_dim': 8}
-    assert found['versions']['torch'] == torch.__version__
+    assert torch.__version__.startswith(found['versions']['torch'])
     assert found['peak_memory_bytes']['process'] > 1e7
     assert [r['epoch'] for r in found['curve']] == [1, 2, 3, 4]
     best = max(found['curve'], key=lambda r: r['metrics']['N@10'])

@@ -66,7 +66,8 @@ class LightHypergraphConv(MessagePassing):
     CSR tensor or a :class:`torch_sparse.SparseTensor`, for which each hop is
     one sparse product, many times faster. Its matrices are built at the first
     call and kept for as long as that graph object lives, or until it is
-    changed in place; so hand in the same object each time.
+    changed in place; so hand in the same object each time. In a full graph an
+    :class:`~torch_geometric.EdgeIndex` is scattered, too (torch 2.10 or later).
 
     Args:
         normalization (str, optional): One of :obj:`"hgnn"`, :obj:`"rw"`,
