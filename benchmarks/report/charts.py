@@ -154,13 +154,14 @@ def curves(
     log: bool = False,
     x_tick: Callable[[float], str] = numbers.tick,
     wanted: tuple[float, ...] = (),
+    whole: bool = False,
 ) -> str:
     """A line a model and seed, labelled at its end; the chosen point is marked."""
     longest = max(len(mark.label) for mark in marks)
     height = max(250.0, 12.5 * len({mark.label for mark in marks}) + 60)
     every_x = [v for mark in marks for v in mark.x]
     end = WIDTH - 16 - LETTER * longest
-    x = fit(every_x, 44, end, log=log, pad=0.03, wanted=wanted)
+    x = fit(every_x, 44, end, log=log, pad=0.03, wanted=wanted, whole=whole)
     y = fit((v for mark in marks for v in mark.y), height - 46, 22, zero=True)
     parts = [_axes(x, y, x_label, x_tick), text(0, 8, y_label, class_='name')]
     ends: dict[str, tuple[float, float]] = {}

@@ -100,7 +100,7 @@ def learning(analysis: Analysis) -> list[Figure]:
         Figure(
             'Learning curves',
             [
-                charts.curves(by_epoch, 'epoch', y),
+                charts.curves(by_epoch, 'epoch', y, whole=True),
                 charts.curves(
                     by_second,
                     'training time',

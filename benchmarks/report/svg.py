@@ -46,6 +46,7 @@ class Scale:
         end: Pixel of the largest value.
         log: Whether it is logarithmic.
         wanted: Values to have ticks at, as far as their labels find room.
+        whole: Whether ticks are whole numbers only.
     """
 
     low: float
@@ -54,6 +55,7 @@ class Scale:
     end: float
     log: bool = False
     wanted: tuple[float, ...] = ()
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
@@ -71,9 +73,11 @@ class Scale:
                 not inside or abs(self(value) - self(inside[-1])) >= TICK_WIDTH
             ):
                 inside.append(value)
-        if len(inside) > 1:
-            return inside
-        return _log_ticks(self) if self.log else _linear_ticks(self.low, self.high)
+        if len(inside) < 2 and self.log:
+            inside = _log_ticks(self)
+        if len(inside) < 2:
+            inside = _linear_ticks(self.low, self.high)
+        return [v for v in inside if v.is_integer()] if self.whole else inside
 
 
 def _linear_ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -107,6 +111,7 @@ def fit(
     zero: bool = False,
     pad: float = 0.06,
     wanted: tuple[float, ...] = (),
+    whole: bool = False,
 ) -> Scale:
     """The scale that holds all values with a margin.
 
@@ -118,16 +123,17 @@ def fit(
         zero: Whether it begins at zero.
         pad: Margin, a share of the extent.
         wanted: Values to have ticks at.
+        whole: Whether ticks are whole numbers only.
     """
     values = list(values)
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if log:
         spread = max(high / low, 1.5) ** pad
-        return Scale(low / spread, high * spread, start, end, True, wanted)
+        return Scale(low / spread, high * spread, start, end, True, wanted, whole)
     low = 0.0 if zero else low
     margin = (high - low or abs(high) or 1.0) * pad
     low = low if zero else low - margin
-    return Scale(low, high + margin, start, end, False, wanted)
+    return Scale(low, high + margin, start, end, False, wanted, whole)
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -40,10 +40,17 @@ def test_ticks_are_few_round_and_inside(low: float, ratio: float, log: bool) -> 
     assert len(scale.ticks) <= 15
     assert scale(scale.low) == pytest.approx(0)
     assert scale(scale.high) == pytest.approx(400)
+    assert len(scale.ticks) >= 2
     if not log:
-        assert len(scale.ticks) >= 2
         steps = [b - a for a, b in pairwise(scale.ticks)]
         assert max(steps) == pytest.approx(min(steps), rel=1e-3)
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_ticks_of_whole_numbers(low: int, extent: int) -> None:
+    scale = fit([low, low + extent], 0, 400, pad=0.03, whole=True)
+    assert scale.ticks == [round(value) for value in scale.ticks]
+    assert len(scale.ticks) >= min(2, extent + 1)
 
 
 def test_scales_of_one_value_and_of_none() -> None:
