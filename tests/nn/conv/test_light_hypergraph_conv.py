@@ -1,7 +1,9 @@
 import copy
 import gc
 import shutil
+import sysconfig
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +36,10 @@ FORMATS = [
     'coo',
     pytest.param('sparse', marks=sparse),
 ]
+CAN_BUILD = (
+    shutil.which('gcc') is not None
+    and Path(sysconfig.get_path('include'), 'Python.h').exists()
+)
 COMPILES_SUBCLASSES = pytest.mark.skipif(
     torch.__version__ < (2, 10), reason='needs torch 2.10'
 )
@@ -322,7 +328,7 @@ def test_compiles_to_a_full_graph(
     torch.testing.assert_close(got, want)
 
 
-@pytest.mark.skipif(shutil.which('gcc') is None, reason='needs a C++ compiler')
+@pytest.mark.skipif(not CAN_BUILD, reason='needs a C++ compiler and Python.h')
 def test_compiles_with_inductor() -> None:
     torch.compiler.reset()
     conv, index = LightHypergraphConv('clique_rw'), random_index(6, 4, 12)
