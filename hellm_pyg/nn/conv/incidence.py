@@ -161,7 +161,7 @@ def _pointer(index: Tensor, size: int) -> Tensor:
 
 def is_matrix(graph: Any) -> bool:
     """Whether a graph is more than a plain index of its entries."""
-    if isinstance(graph, (EdgeIndex, SparseTensor)):
+    if isinstance(graph, (EdgeIndex, SparseTensor)):  # torch 2.6 compiles no unions
         return True
     return isinstance(graph, Tensor) and is_torch_sparse_tensor(graph)
 

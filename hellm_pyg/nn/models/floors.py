@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
 from hellm_pyg.nn.models.base import check_size
+from hellm_pyg.nn.models.item_graph import plain_tensor
 
 
 class Floor(torch.nn.Module):
@@ -43,10 +43,7 @@ class Floor(torch.nn.Module):
     def fit(self, data: HeteroData) -> None:
         """Reads the training interactions, those that the data holds now."""
         check_size(data, num_users=self.num_users, num_items=self.num_items)
-        edge_index = data['user', 'interacts', 'item'].edge_index
-        if isinstance(edge_index, EdgeIndex):
-            edge_index = edge_index.as_tensor()
-        self.edge_index = edge_index
+        self.edge_index = plain_tensor(data['user', 'interacts', 'item'].edge_index)
 
     def on_epoch_start(self, data: HeteroData) -> None:
         """Same as :meth:`fit`."""

@@ -15,6 +15,7 @@ from hellm_pyg.nn.conv.light_hypergraph_conv import NORMALIZATIONS, LightHypergr
 from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.loss import ContrastiveLoss
 from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.item_graph import plain_tensor
 from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
 
@@ -63,9 +64,8 @@ def concat_incidence(
     """
     parts, offset = [], 0
     for edge_index, size in zip(edge_indices, sizes, strict=True):
-        if isinstance(edge_index, EdgeIndex):
-            edge_index = edge_index.as_tensor()
-        parts.append(edge_index + edge_index.new_tensor([[0], [offset]]))
+        index = plain_tensor(edge_index)
+        parts.append(index + index.new_tensor([[0], [offset]]))
         offset += size
     joined = torch.cat(parts, dim=1)
     joined = joined[:, joined[0].argsort(stable=True)]
