@@ -19,9 +19,10 @@ RULES = {
         'hellm_pyg.nn',
         'hellm_pyg.data.batch',
         'hellm_pyg.data.features',
+        'hellm_pyg.indices',
     },
-    'hellm_pyg.nn': {'hellm_pyg.nn'},
-    'hellm_pyg.data': {'hellm_pyg.data'},
+    'hellm_pyg.nn': {'hellm_pyg.nn', 'hellm_pyg.indices'},
+    'hellm_pyg.data': {'hellm_pyg.data', 'hellm_pyg.indices'},
     'hellm_pyg.transforms': {'hellm_pyg.transforms', 'hellm_pyg.data'},
     'hellm_pyg.datasets': {
         'hellm_pyg.datasets',
@@ -47,6 +48,7 @@ RULES = {
     'hellm_pyg.evaluation': {
         'hellm_pyg.evaluation',
         'hellm_pyg.data',
+        'hellm_pyg.indices',
         'hellm_pyg.nn.standardize',
     },
     'hellm_pyg.training': {
@@ -62,6 +64,7 @@ RULES = {
     'hellm_pyg.checkpoint': set(),
     'hellm_pyg.precision': set(),
     'hellm_pyg.config': {'hellm_pyg.config', 'hellm_pyg.checkpoint'},
+    'hellm_pyg.indices': set(),
     'hellm_pyg.keys': set(),
     'hellm_pyg.recommendation': {
         'hellm_pyg.evaluation',

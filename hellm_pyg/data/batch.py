@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hellm_pyg.indices import check_indices
+
 BatchT = TypeVar('BatchT', bound='PairBatch | SequenceBatch')
 
 
@@ -41,6 +43,30 @@ class PairBatch:
     def num_targets(self) -> int:
         """Number of terms that the batch's mean loss averages."""
         return self.user.numel()
+
+    def check(self, num_users: int, num_items: int) -> None:
+        """Refuses triples that are none of a model's.
+
+        Args:
+            num_users: Number of users of the model.
+            num_items: Number of its items.
+
+        Raises:
+            ValueError: If there are none, shapes do not fit, or an id is out of range.
+        """
+        size = self.user.numel()
+        if size == 0:
+            raise ValueError("'batch' needs at least one triple (got none)")
+        flat = self.user.dim() == 1 and self.pos_item.shape == self.user.shape
+        if not flat or self.neg_item.shape[:1] != (size,) or self.neg_item.dim() > 2:
+            raise ValueError(
+                f"'batch' needs 'user' and 'pos_item' of shape [B] and 'neg_item' of "
+                f'[B] or [B, n] (got {list(self.user.shape)}, '
+                f'{list(self.pos_item.shape)} and {list(self.neg_item.shape)})'
+            )
+        check_indices('batch.user', self.user, num_users, 'users')
+        check_indices('batch.pos_item', self.pos_item, num_items, 'items')
+        check_indices('batch.neg_item', self.neg_item, num_items, 'items')
 
     def to(self, device: torch.device | str) -> PairBatch:
         """Returns the batch on another device."""
@@ -138,6 +164,33 @@ class SequenceBatch:
         target, item = self.seen
         inside = kept[target]
         return (kept.cumsum(0) - 1)[target[inside]], item[inside]
+
+    def check(self, num_items: int) -> None:
+        """Refuses histories that are none of a model's items.
+
+        Args:
+            num_items: Number of items of the model.
+
+        Raises:
+            ValueError: If shapes do not fit, rows are not in order, or an id is out of
+                range.
+        """
+        if self.item.dim() != 1 or self.item.shape != self.batch.shape:
+            raise ValueError(
+                f"'batch.item' and 'batch.batch' need to be of the same shape [T] (got "
+                f'{list(self.item.shape)} and {list(self.batch.shape)})'
+            )
+        check_indices('batch.item', self.item, num_items, 'items')
+        check_indices('batch.batch', self.batch, self.batch_size, 'rows')
+        if bool((self.batch[1:] < self.batch[:-1]).any()):
+            raise ValueError(
+                f"'batch.batch' needs to ascend (got {self.batch}): sort the items by "
+                f'their rows'
+            )
+        for name in ('target', 'neg_item'):
+            index = getattr(self, name)
+            if index is not None:
+                check_indices(f'batch.{name}', index, num_items, 'items')
 
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Returns the batch on another device."""

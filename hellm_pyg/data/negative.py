@@ -7,6 +7,7 @@ from torch import Tensor
 from torch_geometric.utils import coalesce
 
 from hellm_pyg.data.split import edge_tensor
+from hellm_pyg.indices import check_indices
 
 
 class NegativeSampler:
@@ -23,15 +24,17 @@ class NegativeSampler:
         num_items: Number of items.
 
     Raises:
-        ValueError: If a user has interacted with every item.
+        ValueError: If a user has interacted with every item, or an id is none of a user
+            or an item.
     """
 
     def __init__(self, edge_index: Tensor, num_users: int, num_items: int) -> None:
         self.num_users = num_users
         self.num_items = num_items
-        user, item = coalesce(
-            edge_tensor(edge_index), num_nodes=max(num_users, num_items)
-        )
+        edge_index = edge_tensor(edge_index)
+        check_indices('edge_index[0]', edge_index[0], num_users, 'users')
+        check_indices('edge_index[1]', edge_index[1], num_items, 'items')
+        user, item = coalesce(edge_index, num_nodes=max(num_users, num_items))
         degree = torch.bincount(user, minlength=num_users)
         full = int((degree >= num_items).sum())
         if full > 0:
@@ -58,7 +61,11 @@ class NegativeSampler:
 
         Returns:
             Items of shape :math:`[N, n]`.
+
+        Raises:
+            ValueError: If there is no such user.
         """
+        check_indices('user', user, self.num_users, 'users')
         free = self._free[user].unsqueeze(-1)
         draw = torch.rand(
             user.numel(), num_neg, dtype=torch.float64, generator=generator

@@ -13,6 +13,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import coalesce, to_torch_csr_tensor
 
+from hellm_pyg.indices import check_indices
+
 Split = Literal['train', 'val', 'test', 'all']
 History = Literal['train', 'train+val']
 
@@ -62,20 +64,18 @@ def interaction_edges(data: HeteroData) -> Tensor:
         ValueError: If an id is none of a user or an item, or their numbers are unknown.
     """
     edge_index = edge_tensor(data[INTERACTS].edge_index)
-    for kind, index in zip(('user', 'item'), edge_index, strict=True):
+    for axis, kind in enumerate(('user', 'item')):
         size = data[kind].num_nodes
         if size is None:
             raise ValueError(
                 f"'data' needs the number of its {kind}s (got none): set "
                 f"data['{kind}'].num_nodes"
             )
-        low, high = index.aminmax() if index.numel() else (0, -1)
-        if low < 0 or high >= size:
-            raise ValueError(
-                f"'data' needs {kind}s of the interactions in [0, {size}), the number "
-                f'of {kind}s (got values from {int(low)} to {int(high)}): number them '
-                f'from 0, as InteractionFiles does'
-            )
+        name, advice = (
+            f'data.edge_index[{axis}]',
+            'number them from 0, as InteractionFiles does',
+        )
+        check_indices(name, edge_index[axis], size, f'{kind}s', advice)
     return edge_index
 
 
@@ -210,8 +210,13 @@ def user_item_adjacency(edge_index: Tensor, num_users: int, num_items: int) -> T
 
     Returns:
         A CSR matrix of shape :math:`[U + I, U + I]`, float32.
+
+    Raises:
+        ValueError: If an id is none of a user or an item.
     """
     user, item = edge_tensor(edge_index)
+    check_indices('edge_index[0]', user, num_users, 'users')
+    check_indices('edge_index[1]', item, num_items, 'items')
     item = item + num_users
     num_nodes = num_users + num_items
     both = torch.stack([torch.cat([user, item]), torch.cat([item, user])])

@@ -14,6 +14,8 @@ from torch_geometric.metrics import (
     LinkPredPersonalization,
 )
 
+from hellm_pyg.indices import check_indices
+
 
 class NaNScoresError(ValueError, FloatingPointError):
     """A model gives scores that are NaN."""
@@ -42,9 +44,26 @@ def target_rank(
         Ranks from 1, float of shape :math:`[B]`.
 
     Raises:
+        ValueError: If shapes do not fit, an index is out of range, or one of the two
+            masks is missing.
         NaNScoresError: If a score is NaN.
     """
     num_rows, num_items = scores.shape
+    if target.shape != (num_rows,):
+        raise ValueError(
+            f"'target' needs one item for each of {num_rows} rows (got "
+            f'{list(target.shape)})'
+        )
+    check_indices('target', target, num_items, 'items')
+    if mask_row is not None and mask_col is not None:
+        check_indices('mask_row', mask_row, num_rows, 'rows')
+        check_indices('mask_col', mask_col, num_items, 'items')
+    shapes = [None if mask is None else mask.shape for mask in (mask_row, mask_col)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"'mask_row' and 'mask_col' need to be of the same shape (got {shapes[0]} "
+            f'and {shapes[1]})'
+        )
     if num_rows > 0 and bool(scores.amax().isnan()):  # the maximum keeps a NaN
         bad = int(scores.isnan().any(dim=1).sum())
         raise NaNScoresError(
@@ -120,7 +139,15 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`, best first.
+
+    Raises:
+        ValueError: If there are fewer than ``k`` items, or ``k`` is not positive.
     """
+    if not 1 <= k <= scores.size(1):
+        raise ValueError(
+            f"'k' needs to lie between 1 and the number of items, {scores.size(1)} "
+            f'(got {k})'
+        )
     threshold = scores.topk(k, dim=1).values[:, -1:]
     above, tied = scores > threshold, scores == threshold
     room = k - above.sum(dim=1, keepdim=True, dtype=torch.int32)
@@ -145,7 +172,8 @@ def beyond_accuracy(
     Returns:
         ``'coverage@k'`` (share of the catalogue that is recommended to somebody),
         ``'personalization@k'`` (how much lists differ between users, over at most
-        4,096 of them) and ``'popularity@k'`` (mean count of recommended items).
+        4,096 of them; 0 of a single one) and ``'popularity@k'`` (mean count of
+        recommended items).
     """
     metrics = LinkPredMetricCollection(
         {
@@ -162,4 +190,7 @@ def beyond_accuracy(
         # The lists are complete in every process: torchmetrics must not gather them.
         metric.distributed_available_fn = lambda: False
     metrics.update(top, top.new_empty(2, 0))
-    return {name: float(value) for name, value in metrics.compute().items()}
+    # What a single user's list differs from is undefined: NaN.
+    return {
+        name: float(value.nan_to_num()) for name, value in metrics.compute().items()
+    }

@@ -135,7 +135,11 @@ class ItemHead(nn.Module):
     def queries(self, x: Tensor) -> Tensor:
         """Returns the read-out states in the space of the items' vectors."""
         x = F.dropout(x.float(), self.dropout, self.training)
-        return x if self.query is None else self.query(x)
+        if self.query is None:
+            return x
+        weight = self.query.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return F.linear(x.to(dtype), weight.to(dtype))
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
         """Returns the scores of all items, always in fp32."""

@@ -228,6 +228,7 @@ class LLMRecommender(nn.Module):
                 position, every position is read, :math:`[T, H]`; else the end of
                 each row, :math:`[B, H]`.
         """
+        every = self._reads_every_position(batch)
         batch = self._truncate(batch)
         with arithmetic(self.before.device, self.dtype):
             # A grid: oneDNN compiles products in bf16 anew for each number of rows.
@@ -237,7 +238,6 @@ class LLMRecommender(nn.Module):
             token = self._project(grid)[batch.batch, batch.position]
             token = F.dropout(token, self.dropout, self.training)
             instruction = self._instruct() if self.shares_instruction else None
-            every = self._reads_every_position(batch)
             return self._read(token, batch, instruction, every)
 
     def loss(
@@ -255,7 +255,7 @@ class LLMRecommender(nn.Module):
             ValueError: If the batch has no targets of that form.
         """
         whole, batch = batch, self._truncate(batch)
-        states = self(batch)
+        states = self(whole)
         if batch.target is None or batch.num_targets != states.size(0):
             raise ValueError(
                 f"'batch' needs a target for each of {states.size(0)} read-outs (got "
@@ -317,8 +317,8 @@ class LLMRecommender(nn.Module):
             (``scope='causal'``), but for those that lie before the last ``max_len``
             items of a row; else of the rows, :math:`[B, H]`.
         """
-        batch = self._truncate(batch)
         every = self._reads_every_position(batch)
+        batch = self._truncate(batch)
         with arithmetic(self.before.device, self.dtype):
             token = encoded.token[batch.item]
             return self._read(token, batch, encoded.instruction, every)
@@ -412,6 +412,7 @@ class LLMRecommender(nn.Module):
     def _truncate(self, batch: SequenceBatch) -> SequenceBatch:
         if batch.batch_size == 0:
             raise ValueError("'batch' needs at least one row (got 0)")
+        batch.check(self.num_items)
         if int(batch.length.max()) <= self.max_len:
             return batch
         keep = self._kept(batch)

@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hellm_pyg.indices import check_indices
 from hellm_pyg.nn.directions import directions
+from hellm_pyg.nn.once import once, scaled
 
 CHUNK_SIZE = 256
 
@@ -91,7 +93,7 @@ class ContrastiveLoss(torch.nn.Module):
             The mean over the anchors, a scalar.
 
         Raises:
-            ValueError: If shapes do not fit or there is no anchor.
+            ValueError: If shapes do not fit, there is no anchor or no such node.
         """
         if z1.dim() != 2 or z1.shape != z2.shape:
             raise ValueError(
@@ -107,6 +109,8 @@ class ContrastiveLoss(torch.nn.Module):
         if num_nodes == 0 or (index is not None and index.numel() == 0):
             raise ValueError("'z1' and 'index' need at least one node (got none)")
 
+        if index is not None:
+            check_indices('index', index, num_nodes, 'nodes')
         node = None if self.scope == 'full' or index is None else index.unique()
         with torch.autocast(z1.device.type, enabled=False):
             a, b = (_directions(z if node is None else z[node]) for z in (z1, z2))
@@ -193,16 +197,6 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *_Once.apply(grad / ctx.count, *ctx.saved_tensors), None, None, None
-
-
-class _Once(torch.autograd.Function):
-    """Scaled gradients of tensors, which the derivative by these would not know."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad * scale for grad in tensors[: len(tensors) // 2])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError("'ContrastiveLoss' can be differentiated only once")
+        scale, kept = grad / ctx.count, ctx.saved_tensors
+        grads = once('ContrastiveLoss', scaled, scale, *kept)
+        return *grads, None, None, None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from hellm_pyg.indices import check_indices
+from hellm_pyg.nn.once import Gradients, once, scaled
 from hellm_pyg.nn.soft_targets import SoftTargets
 
 # Logits that live at once: 64 MiB in fp32.
@@ -30,7 +32,7 @@ def inner_products(x: Tensor, table: Tensor) -> Tensor:
     tie.
 
     Args:
-        x: Query vectors, float of shape :math:`[T, D]`.
+        x: Query vectors, float of shape :math:`[T, D]`, or of more dimensions.
         table: Item vectors, :math:`[I, D]`.
 
     Returns:
@@ -40,7 +42,7 @@ def inner_products(x: Tensor, table: Tensor) -> Tensor:
     dtype = _precision(x, table)
     with torch.autocast(x.device.type, enabled=False):
         padded = _aligned(table.to(dtype))
-        return (x.to(dtype) @ padded.t())[:, : table.size(0)]
+        return (x.to(dtype) @ padded.t())[..., : table.size(0)]
 
 
 def _aligned(table: Tensor) -> Tensor:
@@ -57,17 +59,20 @@ def _slices(num_rows: int, chunk_size: int) -> list[slice]:
     return [slice(i, i + chunk_size) for i in range(0, num_rows, chunk_size)]
 
 
-def _check(x: Tensor, table: Tensor, name: str, index: Tensor, chunk_size: int) -> None:
+def _check(
+    x: Tensor, table: Tensor, name: str, index: Tensor, chunk_size: int, dim: int
+) -> None:
     if x.dim() != 2 or table.dim() != 2 or x.size(1) != table.size(1):
         raise ValueError(
             "'x' and 'table' must be matrices of the same width "
             f'(got {list(x.shape)} and {list(table.shape)})'
         )
-    if index.size(0) != x.size(0):
+    if index.dim() != dim or index.size(0) != x.size(0):
         raise ValueError(
-            f"'{name}' must have one entry a row of 'x' "
-            f'(got {index.size(0)} for {x.size(0)} rows)'
+            f"'{name}' must be a {('vector', 'matrix')[dim - 1]} with one entry a row "
+            f"of 'x' (got {list(index.shape)} for {x.size(0)} rows)"
         )
+    check_indices(name, index, table.size(0), "rows of 'table'")
     if chunk_size < 1:
         raise ValueError(f"'chunk_size' must be positive (got {chunk_size})")
 
@@ -82,6 +87,24 @@ def _check_soft(soft: SoftTargets, target: Tensor, hidden: Pairs) -> None:
         raise ValueError(
             f"'soft' needs one entry a target (got {list(soft.index.shape)} for "
             f'{list(target.shape)})'
+        )
+
+
+def _check_lesson(lesson: Tensor, logits: Tensor) -> None:
+    if lesson.shape != logits.shape:
+        raise ValueError(
+            f"'soft.probability' needs to return {list(logits.shape)}, one of each row "
+            f"of 'table' for each target (got {list(lesson.shape)})"
+        )
+
+
+def _check_hidden(row: Tensor, col: Tensor, num_rows: int, num_items: int) -> None:
+    check_indices('hidden[0]', row, num_rows, "rows of 'x'")
+    check_indices('hidden[1]', col, num_items, "rows of 'table'")
+    if row.shape != col.shape or bool((row[1:] < row[:-1]).any()):
+        raise ValueError(
+            f"'hidden' needs two vectors of the same length, the first ascending (got "
+            f'{list(row.shape)} and {list(col.shape)})'
         )
 
 
@@ -123,6 +146,7 @@ class _TableCrossEntropy(torch.autograd.Function):
                 wanted = (1 - taught) * logits.gather(1, label)
                 if soft is not None:
                     lesson = soft[rows].to(logits.dtype)
+                    _check_lesson(lesson, logits)
                     wanted += taught * (lesson * logits).sum(dim=1, keepdim=True)
                 top = logits.amax(dim=1, keepdim=True)
                 share = logits.sub_(top).exp_()
@@ -142,18 +166,14 @@ class _TableCrossEntropy(torch.autograd.Function):
                     grads[0][rows] = (share @ low)[: part.size(0)]
                 if grads[1] is not None:
                     grads[1] += share.t() @ _lower(part, dtype)
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(*grads, x, table, bias)
         ctx.count = max(x.size(0), 1)
         return (loss / ctx.count).to(torch.promote_types(x.dtype, torch.float32))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grad_output / ctx.count
-        grads = [
-            None if grad is None else grad * scale.to(grad.dtype)
-            for grad in ctx.saved_tensors
-        ]
+    def backward(ctx: Any, grad_output: Tensor) -> Gradients:
+        scale, kept = grad_output / ctx.count, ctx.saved_tensors
+        grads = once('table_cross_entropy', scaled, scale, *kept)
         return (*grads, None, None, None, None)
 
 
@@ -215,16 +235,23 @@ def table_cross_entropy(
         soft: What a teacher tells of each target.
 
     Raises:
-        ValueError: If the shapes do not fit, or there are both hidden and soft ones.
+        ValueError: If the shapes do not fit, an index is out of range, the rows of
+            hidden pairs do not ascend, or there are both hidden and soft ones.
     """
     if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // max(1, table.size(0)))
-    _check(x, table, 'target', target, chunk_size)
+    _check(x, table, 'target', target, chunk_size, dim=1)
+    if bias is not None and bias.shape != table.shape[:1]:
+        raise ValueError(
+            f"'bias' needs one entry a row of 'table' (got {list(bias.shape)} for "
+            f'{table.size(0)} rows)'
+        )
     x = x.to(table.dtype)
     if soft is not None:
         _check_soft(soft, target, hidden)
     if hidden is not None:
         row, col = hidden
+        _check_hidden(row, col, x.size(0), table.size(0))
         kept = col != target[row]
         hidden = row[kept], col[kept]
     if not torch.is_grad_enabled():  # a function's context would still ask for them
@@ -254,24 +281,30 @@ class _CandidateScores(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, table, candidate = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        grad_table = torch.zeros_like(table)
-        with torch.autocast(x.device.type, enabled=False):
-            for rows in _slices(x.size(0), ctx.chunk_size):
-                index, part = candidate[rows], grad[rows].to(x.dtype)
-                if _is_dense(table, index):
-                    every = part.new_zeros(index.size(0), table.size(0))
-                    every.scatter_add_(1, index, part)
-                    grad_x[rows] = every @ table
-                    grad_table.addmm_(every.t(), x[rows])
-                    continue
-                grad_x[rows] = torch.bmm(part.unsqueeze(1), table[index])[:, 0]
-                outer = part.unsqueeze(2) * x[rows].unsqueeze(1)
-                grad_table.index_add_(0, index.flatten(), outer.flatten(0, 1))
-        return grad_x, grad_table, None, None
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        gradients = partial(_candidate_grads, chunk_size=ctx.chunk_size)
+        grads = once('candidate_scores', gradients, grad, *ctx.saved_tensors)
+        return *grads, None, None
+
+
+def _candidate_grads(
+    grad: Tensor, x: Tensor, table: Tensor, candidate: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    grad_x = torch.empty_like(x)
+    grad_table = torch.zeros_like(table)
+    with torch.autocast(x.device.type, enabled=False):
+        for rows in _slices(x.size(0), chunk_size):
+            index, part = candidate[rows], grad[rows].to(x.dtype)
+            if _is_dense(table, index):
+                every = part.new_zeros(index.size(0), table.size(0))
+                every.scatter_add_(1, index, part)
+                grad_x[rows] = every @ table
+                grad_table.addmm_(every.t(), x[rows])
+                continue
+            grad_x[rows] = torch.bmm(part.unsqueeze(1), table[index])[:, 0]
+            outer = part.unsqueeze(2) * x[rows].unsqueeze(1)
+            grad_table.index_add_(0, index.flatten(), outer.flatten(0, 1))
+    return grad_x, grad_table
 
 
 def _is_dense(table: Tensor, candidate: Tensor) -> bool:
@@ -298,13 +331,9 @@ def candidate_scores(
         chunk_size: Number of queries handled at a time.
 
     Raises:
-        ValueError: If the shapes do not fit.
+        ValueError: If the shapes do not fit, or there is no such candidate.
     """
-    _check(x, table, 'candidate', candidate, chunk_size)
-    if candidate.dim() != 2:
-        raise ValueError(
-            f"'candidate' must be a matrix (got shape {list(candidate.shape)})"
-        )
+    _check(x, table, 'candidate', candidate, chunk_size, dim=2)
     dtype = _precision(x, table)
     with torch.autocast(x.device.type, enabled=False):
         return _CandidateScores.apply(

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hellm_pyg.indices import check_indices
+
 
 class NeighborSmoothing(torch.nn.Module):
     r"""What smoothing the targets along item neighbours adds to a cross-entropy.
@@ -75,18 +77,25 @@ class NeighborSmoothing(torch.nn.Module):
             bias: Bias of each item, :math:`[I]`.
 
         Raises:
-            ValueError: If the shapes do not fit.
+            ValueError: If the shapes do not fit, or a target is no item.
         """
         if table.size(0) != self.neighbor.size(0):
             raise ValueError(
                 f"'table' needs a row for each of {self.neighbor.size(0)} items (got "
                 f'{list(table.shape)})'
             )
-        if x.shape != (target.size(0), table.size(1)):
+        if target.dim() != 1 or x.shape != (target.size(0), table.size(1)):
             raise ValueError(
-                f"'x' needs a row for each of {target.size(0)} targets, as wide as the "
-                f'table, {table.size(1)} (got {list(x.shape)})'
+                f"'x' needs a row for each of 'target', a vector, as wide as the "
+                f'table, {table.size(1)} (got {list(x.shape)} for '
+                f'{list(target.shape)})'
             )
+        if bias is not None and bias.shape != table.shape[:1]:
+            raise ValueError(
+                f"'bias' needs one entry for each of {table.size(0)} items (got "
+                f'{list(bias.shape)})'
+            )
+        check_indices('target', target, table.size(0), 'items')
         near = self.neighbor[target]
         mean = F.embedding_bag(near, table, mode='mean')
         gap = (x.to(table.dtype) * (table[target] - mean)).sum(dim=1)

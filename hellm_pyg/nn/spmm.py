@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def spmm(matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
@@ -22,7 +21,7 @@ def spmm(matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
     both directions are given, so that forward and backward are one product of
     a CSR matrix each. The product is computed in the wider of the two data
     types, in 32 bits at least, also under autocast, and returned in that of
-    :obj:`x`. It can be differentiated once; a second time raises.
+    :obj:`x`.
 
     Args:
         matrix: The constant matrix :math:`\mathbf{A}`, a torch CSR tensor of
@@ -95,11 +94,10 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
 class _SpMM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(transposed)
+        ctx.save_for_backward(matrix, transposed)
         return product(matrix, x).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
-        (transposed,) = ctx.saved_tensors
-        return None, None, product(transposed, grad).to(grad.dtype)
+        matrix, transposed = ctx.saved_tensors
+        return None, None, _SpMM.apply(transposed, matrix, grad)

@@ -81,6 +81,16 @@ def test_user_with_every_item():
         NegativeSampler(edges([{0, 1}, {0}, {0, 1}]), 3, 2)
 
 
+@pytest.mark.parametrize('pair', [(3, 0), (-1, 0), (0, 2), (0, -1)])
+def test_ids_out_of_range_are_refused(pair):
+    with pytest.raises(ValueError, match=r"'edge_index\[[01]\]' needs to lie in \[0, "):
+        NegativeSampler(torch.tensor(pair).view(2, 1), 3, 2)
+    sampler = NegativeSampler(edges([{0}, {1}, set()]), 3, 2)
+    for user in (-1, 3):
+        with pytest.raises(ValueError, match=r"'user' needs to lie in \[0, 3\)"):
+            sampler.sample(torch.tensor([0, user]), 4)
+
+
 def test_repr():
     assert str(NegativeSampler(edges([{1}]), 1, 5)) == (
         'NegativeSampler(1 users, 5 items)'

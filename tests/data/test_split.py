@@ -102,6 +102,12 @@ def dense_adjacency(pairs, num_users, num_items):
     return scale[:, None] * adj * scale
 
 
+@pytest.mark.parametrize('pair', [(3, 0), (-1, 0), (0, 4), (0, -1)])
+def test_user_item_adjacency_refuses_ids_out_of_range(pair):
+    with pytest.raises(ValueError, match=r"'edge_index\[[01]\]' needs to lie in \[0, "):
+        user_item_adjacency(torch.tensor(pair).view(2, 1), 3, 4)
+
+
 def test_user_item_adjacency_matches_dense():
     edge_index = rec_data(num_users=12, num_items=15)[EDGE].edge_index
     pairs = edge_index.as_tensor().t().tolist()

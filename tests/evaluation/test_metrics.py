@@ -80,6 +80,30 @@ def test_nan_is_refused() -> None:
         target_rank(scores, torch.tensor([0, 0, 0]))
 
 
+def test_ranks_refuse_what_does_not_fit() -> None:
+    scores, target = torch.rand(2, 3), torch.tensor([1, 0])
+    one = torch.tensor([0])
+    with pytest.raises(ValueError, match=r"'target' needs one item for each of 2 rows"):
+        target_rank(scores, target[:1])
+    with pytest.raises(ValueError, match=r"'target' needs to lie in \[0, 3\)"):
+        target_rank(scores, target + 2)
+    with pytest.raises(ValueError, match=r"'mask_row' and 'mask_col' .*None"):
+        target_rank(scores, target, one)
+    with pytest.raises(ValueError, match=r"'mask_row' and 'mask_col' need to be of"):
+        target_rank(scores, target, one, torch.tensor([1, 2]))
+    for wrong in (-1, 4):  # which would be an item of another row
+        with pytest.raises(ValueError, match=r"'mask_col' needs to lie in \[0, 3\)"):
+            target_rank(scores, target, one, torch.tensor([wrong]))
+
+
+@pytest.mark.parametrize('k', [0, 4])
+def test_top_k_of_more_than_there_are(k: int) -> None:
+    with pytest.raises(
+        ValueError, match=rf"'k' needs to lie between 1 and .*3 \(got {k}"
+    ):
+        top_k(torch.rand(2, 3), k)
+
+
 def test_metrics_of_known_ranks() -> None:
     rank = torch.tensor([1.0, 2.0, 2.5, 3.5, 4.0])
     # A tie over the border is a hit: two and a half items lie ahead.
@@ -133,6 +157,8 @@ def test_beyond_accuracy() -> None:
     assert found['personalization@2'] == pytest.approx(0.5)
     assert found['popularity@1'] == pytest.approx(4)
     assert found['popularity@2'] == pytest.approx(2.5)
+    alone = beyond_accuracy(top[:1], [1], popularity)
+    assert alone['personalization@1'] == 0
 
 
 def test_cutoff_of() -> None:

@@ -28,6 +28,15 @@ def test_linear():
     assert head.weight.abs().max() <= 1 / math.sqrt(8)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.double])
+def test_tied_in_another_type(dtype):
+    head = ItemHead('tied', 8, 20, state_channels=6).to(dtype)
+    x, state = torch.randn(3, 8), torch.randn(20, 6).to(dtype)
+    expected = x @ head.query.weight.float().t() @ state.float().t() / math.sqrt(6)
+    torch.testing.assert_close(head(x, state).float(), expected, rtol=0.02, atol=0.02)
+    assert head.loss(x, torch.tensor([0, 5, 19]), state).isfinite()
+
+
 def test_frozen_random_is_saved_but_not_trained():
     head = ItemHead('frozen_random', 8, 20)
     assert list(head.parameters()) == []

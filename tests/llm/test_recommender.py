@@ -410,6 +410,26 @@ def test_only_the_last_items_are_read(scope):
         torch.testing.assert_close(model.loss(None, long), model.loss(None, short))
 
 
+def test_what_is_cut_leaves_a_target_a_row_one_a_row():
+    # Of three items two are left: as many as rows, of which one is empty.
+    model = recommender(max_len=2)
+    batch = batch_of([], [1, 2, 3], target=[4, 5])
+    expected = F.cross_entropy(scores(model, batch), torch.tensor([4, 5]))
+    torch.testing.assert_close(model.loss(None, batch), expected)
+    every = batch_of([], [1, 2, 3], target=[4, 5, 6])
+    alone = batch_of([2, 3], target=[5, 6])
+    torch.testing.assert_close(model.loss(None, every), model.loss(None, alone))
+
+
+def test_items_of_others_are_refused():
+    model = recommender()
+    for wrong in (-1, NUM_ITEMS):
+        with pytest.raises(ValueError, match=r"'batch.item' needs to lie in \[0, "):
+            scores(model, batch_of([1, wrong]))
+        with pytest.raises(ValueError, match=r"'batch.target' needs to lie in \[0, "):
+            model.loss(None, batch_of([1, 2], target=[3, wrong]))
+
+
 def test_empty_history_is_read_at_the_instruction():
     model = recommender(prefix={})
     encoded = model.encode(HeteroData())

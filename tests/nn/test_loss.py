@@ -154,6 +154,12 @@ def test_gradcheck(scope: str) -> None:
     assert torch.autograd.gradcheck(lambda *z: loss(*z, index=index), views(5, 3))
 
 
+@pytest.mark.parametrize('wrong', [-1, 5])
+def test_nodes_that_there_are_not_are_refused(wrong: int) -> None:
+    with pytest.raises(ValueError, match=r"'index' needs to lie in \[0, 5\)"):
+        ContrastiveLoss()(*views(5), index=torch.tensor([0, wrong]))
+
+
 def test_cannot_be_differentiated_twice() -> None:
     z = views(5)
     loss = ContrastiveLoss(scope='full')(*z)

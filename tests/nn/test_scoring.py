@@ -349,9 +349,59 @@ def test_bad_input() -> None:
     x, table, target = _inputs(4, 3)
     with pytest.raises(ValueError, match=r"'x' and 'table'.*got \[4, 4\]"):
         table_cross_entropy(x[:, :4], table, target)
-    with pytest.raises(ValueError, match=r"'target'.*got 3 for 4 rows"):
+    with pytest.raises(ValueError, match=r"'target'.*got \[3\] for 4 rows"):
         table_cross_entropy(x, table, target[:3])
+    with pytest.raises(ValueError, match=r"'bias' needs .* \(got \[3, 1\] for 3 rows"):
+        table_cross_entropy(x, table, target, bias=torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"'chunk_size'.*got 0"):
         table_cross_entropy(x, table, target, 0)
     with pytest.raises(ValueError, match=r"'candidate' must be a matrix"):
         candidate_scores(x, table, target)
+
+
+@pytest.mark.parametrize('wrong', [-100, -1, 3, 15])  # a table has 16 rows inside
+def test_rows_that_a_table_lacks_are_refused(wrong: int) -> None:
+    x, table, target = _inputs(4, 3)
+    index = target.clone()
+    index[2] = wrong
+    match = rf'needs to lie in \[0, 3\), .* values from .*{wrong}'
+    with pytest.raises(ValueError, match=f"'target' {match}"):
+        table_cross_entropy(x, table, index)
+    with pytest.raises(ValueError, match=f"'candidate' {match}"):
+        candidate_scores(x, table, index.unsqueeze(1))
+    zero = torch.zeros_like(index)
+    with pytest.raises(ValueError, match=f"'hidden\\[1\\]' {match}"):
+        table_cross_entropy(x, table, target, hidden=(zero, index))
+
+
+def test_hidden_pairs_ascend() -> None:
+    x, table, target = _inputs(4, 3)
+    pairs = torch.tensor([2, 1]), torch.tensor([0, 0])
+    with pytest.raises(ValueError, match=r"'hidden' needs .* ascending"):
+        table_cross_entropy(x, table, target, hidden=pairs)
+
+
+def test_a_lesson_has_a_column_an_item() -> None:
+    x, table, target = _inputs(4, 3)
+    soft = SoftTargets(0.5, torch.arange(4), lambda index: torch.ones(len(index), 1))
+    with pytest.raises(
+        ValueError, match=r"'soft.probability' .* \[4, 3\].*got \[4, 1\]"
+    ):
+        table_cross_entropy(x, table, target, soft=soft)
+
+
+def test_a_second_derivative_raises_where_it_would_lack_a_term() -> None:
+    x, table, target = _inputs(4, 3)
+    for loss in (
+        table_cross_entropy(x, table, target),
+        candidate_scores(x, table, target.unsqueeze(1)).sum(),
+    ):
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        with pytest.raises(RuntimeError, match='differentiated only once'):
+            torch.autograd.grad(loss + grad.square().sum(), table)
+
+
+def test_states_of_more_dimensions_have_scores_of_as_many() -> None:
+    x, table, _ = _inputs(6, 5)
+    stacked = inner_products(x.view(2, 3, -1), table)
+    torch.testing.assert_close(stacked, (x @ table.t()).view(2, 3, 5))

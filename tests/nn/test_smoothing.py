@@ -130,10 +130,12 @@ def test_a_table_of_other_items_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'table' needs a row for each of 7 items"):
         smoothing(x, table[:-1], target, bias)
     for wrong in (x[:1], x[:, :1]):  # which would broadcast
-        with pytest.raises(
-            ValueError, match=r"'x' needs a row for each of 5 .* 4 \(got"
-        ):
+        with pytest.raises(ValueError, match=r"'x' needs a row for each .* 4 \(got"):
             smoothing(wrong, table, target, bias)
+    with pytest.raises(ValueError, match=r"'bias' needs one entry .* \(got \[7, 1\]"):
+        smoothing(x, table, target, bias.unsqueeze(1))
+    with pytest.raises(ValueError, match=r"'target' needs to lie in \[0, 7\)"):
+        smoothing(x, table, target - 7, bias)
 
 
 def test_no_targets_have_no_loss() -> None:

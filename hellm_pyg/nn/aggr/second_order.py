@@ -91,13 +91,15 @@ class SecondOrderAggregation(Aggregation):
             )
         if ptr is not None:
             perm, size = None, ptr.diff()
-            if ptr[:1].tolist() + ptr[-1:].tolist() != [0, x.size(0)]:
+            ends = ptr[:1].tolist() + ptr[-1:].tolist()
+            if ends != [0, x.size(0)] or bool((size < 0).any()):
                 raise ValueError(
-                    f"'ptr' needs to lead from 0 to the number of elements, "
+                    f"'ptr' needs to ascend from 0 to the number of elements, "
                     f'{x.size(0)} (got {ptr})'
                 )
         else:
-            if index.shape != x.shape[:1] or (index < 0).any():
+            whole = not index.is_floating_point()
+            if not whole or index.shape != x.shape[:1] or bool((index < 0).any()):
                 raise ValueError(
                     f"'index' needs a set, from 0, of each of {x.size(0)} elements "
                     f'(got {index})'

@@ -13,6 +13,8 @@ from torch_geometric import EdgeIndex
 from torch_geometric.typing import SparseTensor
 from torch_geometric.utils import is_torch_sparse_tensor
 
+from hellm_pyg.indices import check_indices
+
 T = TypeVar('T')
 
 
@@ -142,16 +144,8 @@ _KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 def check_index(row: Tensor, col: Tensor, num_nodes: int, num_edges: int) -> None:
     """Raises if an entry lies outside the matrix; reads the device."""
-    for index, size, axis in ((row, num_nodes, 0), (col, num_edges, 1)):
-        if index.numel() == 0:
-            continue
-        low, high = (int(value) for value in index.aminmax())
-        if low < 0 or high >= size:
-            kind = ('nodes', 'hyperedges')[axis]
-            raise ValueError(
-                f"'hyperedge_index[{axis}]' needs to lie in [0, {size}), the number "
-                f'of {kind} (got values from {low} to {high})'
-            )
+    check_indices('hyperedge_index[0]', row, num_nodes, 'nodes')
+    check_indices('hyperedge_index[1]', col, num_edges, 'hyperedges')
 
 
 def _pointer(index: Tensor, size: int) -> Tensor:

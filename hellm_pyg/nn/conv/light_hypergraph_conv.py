@@ -61,10 +61,10 @@ class LightHypergraphConv(MessagePassing):
     nodes to hyperedges and back. An incidence given twice counts once.
 
     The graph may be a plain :obj:`hyperedge_index`, which is gathered and
-    scattered, works in a full graph of :func:`torch.compile` and can be
-    differentiated twice; or an :class:`~torch_geometric.EdgeIndex`, a torch
-    CSR tensor or a :class:`torch_sparse.SparseTensor`, for which each hop is
-    one sparse product, many times faster. Its matrices are built at the first
+    scattered and works in a full graph of :func:`torch.compile`; or an
+    :class:`~torch_geometric.EdgeIndex`, a torch CSR tensor or a
+    :class:`torch_sparse.SparseTensor`, for which each hop is one sparse
+    product, many times faster. Its matrices are built at the first
     call and kept for as long as that graph object lives, or until it is
     changed in place; so hand in the same object each time. In a full graph an
     :class:`~torch_geometric.EdgeIndex` is scattered, too (torch 2.10 or later).
@@ -74,7 +74,8 @@ class LightHypergraphConv(MessagePassing):
             :obj:`"clique_sym"` and :obj:`"clique_rw"`.
             (default: :obj:`"hgnn"`)
         **kwargs (optional): Additional arguments of
-            :class:`torch_geometric.nn.conv.MessagePassing`.
+            :class:`torch_geometric.nn.conv.MessagePassing`, but for
+            :obj:`flow` and :obj:`node_dim`, which are fixed.
 
     Shapes:
         - **input:**
@@ -227,6 +228,8 @@ def _check(
             f'{columns} (got {num_edges})'
         )
     num_edges = columns if num_edges is None else num_edges
+    if num_edges is not None and num_edges < 0:
+        raise ValueError(f"'num_edges' must not be negative (got {num_edges})")
     if weight is None:
         return num_edges
     if weight.dim() != 1 or num_edges not in (None, weight.numel()):

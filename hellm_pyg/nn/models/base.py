@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch_geometric.nn.models.lightgcn import BPRLoss
 from torch_geometric.utils import scatter
 
 from hellm_pyg.data.batch import PairBatch, SequenceBatch
+from hellm_pyg.indices import check_indices
 from hellm_pyg.nn.scoring import inner_products
 
 Vectors = tuple[Tensor, Tensor]
@@ -31,6 +33,17 @@ def check_size(data: HeteroData, **expected: int) -> None:
                 f'(got {found} in the data and {size} in the model); build the '
                 f'model with {name}={found}'
             )
+
+
+def check_not_negative(**values: float) -> None:
+    """Refuses numbers that are negative, infinite or NaN.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"'{name}' must be finite and not negative (got {value})")
 
 
 class GraphRecommender(torch.nn.Module):
@@ -65,8 +78,7 @@ class GraphRecommender(torch.nn.Module):
         for name, value in (('num_users', num_users), ('num_items', num_items)):
             if value < 1:
                 raise ValueError(f"'{name}' must be positive (got {value})")
-        if lambda_reg < 0:
-            raise ValueError(f"'lambda_reg' must not be negative (got {lambda_reg})")
+        check_not_negative(lambda_reg=lambda_reg)
         self.num_users = num_users
         self.num_items = num_items
         self.lambda_reg = lambda_reg
@@ -92,7 +104,12 @@ class GraphRecommender(torch.nn.Module):
 
         Returns:
             Scores, float of shape :math:`[B, I]`.
+
+        Raises:
+            ValueError: If a user or an item is none of the model's.
         """
+        batch.check(self.num_items)
+        check_indices('batch.user', batch.user.clamp(min=0), self.num_users, 'users')
         user, item = encoded
         query = user[batch.user.clamp(min=0)]
         unknown = batch.user < 0
@@ -104,7 +121,13 @@ class GraphRecommender(torch.nn.Module):
         return inner_products(query, item)
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
-        """Returns the mean loss of the triples, a scalar."""
+        """Returns the mean loss of the triples, a scalar.
+
+        Raises:
+            ValueError: If ``batch`` has no triple, or one of other users or items than
+                the model's.
+        """
+        batch.check(self.num_users, self.num_items)
         return self.ranking_loss(self.encode(data), batch, self.lambda_reg)
 
     def ranking_loss(

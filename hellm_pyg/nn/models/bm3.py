@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.directions import directions
-from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.base import GraphRecommender, Vectors, check_not_negative
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 
@@ -72,10 +72,7 @@ class BM3(GraphRecommender):
         super().__init__(num_users, num_items, lambda_reg)
         if not 0 <= dropout < 1:
             raise ValueError(f"'dropout' must lie in [0, 1) (got {dropout})")
-        if lambda_modality < 0:
-            raise ValueError(
-                f"'lambda_modality' must not be negative (got {lambda_modality})"
-            )
+        check_not_negative(lambda_modality=lambda_modality)
         self.dropout = dropout
         self.lambda_modality = lambda_modality
         self.predict = predict
@@ -110,6 +107,7 @@ class BM3(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the pairs, a scalar."""
+        batch.check(self.num_users, self.num_items)
         users, items = self.outputs(data)
         user, item = users[batch.user], items[batch.pos_item]
         user_target, item_target = self._target(user), self._target(item)

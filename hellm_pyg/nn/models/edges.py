@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hellm_pyg.nn.spmm import product
 
@@ -98,16 +97,14 @@ class _Sum(torch.autograd.Function):
         return product(edges.matrix(weight, transpose), x)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, x = ctx.saved_tensors
         grad_weight = grad_x = None
         if ctx.needs_input_grad[1]:
-            ends = (x.to(grad.dtype), grad) if ctx.transpose else (grad, x)
-            grad_weight = _products(ctx.edges, *ends).to(weight.dtype)
+            ends = (x, grad) if ctx.transpose else (grad, x)
+            grad_weight = ctx.edges.dot(*ends).to(weight.dtype)
         if ctx.needs_input_grad[2]:
-            grad_x = product(ctx.edges.matrix(weight, not ctx.transpose), grad)
-            grad_x = grad_x.to(x.dtype)
+            grad_x = ctx.edges.sum(weight, grad, not ctx.transpose).to(x.dtype)
         return None, grad_weight, grad_x, None
 
 
@@ -119,12 +116,11 @@ class _Dot(torch.autograd.Function):
         return _products(edges, x, y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y = ctx.saved_tensors
         grad_x = grad_y = None
         if ctx.needs_input_grad[1]:
-            grad_x = product(ctx.edges.matrix(grad), y).to(x.dtype)
+            grad_x = ctx.edges.sum(grad, y).to(x.dtype)
         if ctx.needs_input_grad[2]:
-            grad_y = product(ctx.edges.matrix(grad, True), x).to(y.dtype)
+            grad_y = ctx.edges.sum(grad, x, transpose=True).to(y.dtype)
         return None, grad_x, grad_y

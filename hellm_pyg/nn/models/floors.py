@@ -76,7 +76,7 @@ class Floor(torch.nn.Module):
         if self.edge_index.numel() == 0:
             raise ValueError(
                 f'{self.__class__.__name__} has seen no interaction (got an empty '
-                "'edge_index'); call fit(data) with the training data first"
+                "'edge_index'); call fit(data) first, with data that have some"
             )
 
     def __repr__(self) -> str:
@@ -163,6 +163,7 @@ class ItemKNN(Floor):
         self, encoded: tuple[Tensor, Tensor, Tensor], batch: SequenceBatch
     ) -> Tensor:
         """Returns the scores [B, I] of the rows' histories."""
+        batch.check(self.num_items)
         out = batch.item.new_zeros(batch.batch_size, self.num_items).float()
         for start in range(0, batch.batch_size, self.block_size):
             rows = out[start : start + self.block_size]

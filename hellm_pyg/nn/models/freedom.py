@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
 from hellm_pyg.data.batch import PairBatch
-from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.base import GraphRecommender, Vectors, check_not_negative
 from hellm_pyg.nn.models.item_graph import (
     csr_matrices,
     neighbor_pairs,
@@ -86,19 +88,17 @@ class FREEDOM(GraphRecommender):
         super().__init__(num_users, num_items)
         if not 0 <= edge_dropout < 1:
             raise ValueError(f"'edge_dropout' must lie in [0, 1) (got {edge_dropout})")
-        for name, value in (
-            ('num_item_layers', num_item_layers),
-            ('lambda_modality', lambda_modality),
-        ):
-            if value < 0:
-                raise ValueError(f"'{name}' must not be negative (got {value})")
+        check_not_negative(
+            num_item_layers=num_item_layers, lambda_modality=lambda_modality
+        )
         # A bias would cancel in the difference of two items.
         self.features = ProjectedFeatures(
             num_items, feature_dims, embedding_dim, trainable_features, bias=False
         )
         names = list(self.features.dims)
         weights = modality_weights or {name: 1 / len(names) for name in names}
-        if set(weights) != set(names) or min(weights.values()) <= 0:
+        positive = all(0 < weight < math.inf for weight in weights.values())
+        if set(weights) != set(names) or not positive:
             raise ValueError(
                 f"'modality_weights' needs a positive weight for each of {names} "
                 f'(got {modality_weights})'
@@ -143,6 +143,7 @@ class FREEDOM(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""
+        batch.check(self.num_users, self.num_items)
         encoded = self.encode(data)
         loss = self.ranking_loss(encoded, batch, 0.0)
         if self.lambda_modality == 0:

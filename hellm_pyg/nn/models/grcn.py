@@ -139,6 +139,7 @@ class GRCN(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""
+        batch.check(self.num_users, self.num_items)
         loss = self.ranking_loss(self.encode(data), batch, 0.0)
         if self.lambda_reg == 0:
             return loss

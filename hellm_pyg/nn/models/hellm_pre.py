@@ -14,10 +14,11 @@ from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.conv.light_hypergraph_conv import NORMALIZATIONS, LightHypergraphConv
 from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.loss import ContrastiveLoss
-from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.base import GraphRecommender, Vectors, check_not_negative
 from hellm_pyg.nn.models.item_graph import plain_tensor
 from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
+from hellm_pyg.nn.models.multimodal import check_names
 
 
 class NodeViews(NamedTuple):
@@ -160,14 +161,11 @@ class HeLLMPre(GraphRecommender):
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_users, num_items, lambda_reg)
-        for name, value in (
-            ('num_user_layers', num_user_layers),
-            ('num_item_layers', num_item_layers),
-            ('alpha', alpha),
-            ('beta', beta),
-        ):
-            if value < 0:
-                raise ValueError(f"'{name}' must not be negative (got {value})")
+        layers = {
+            'num_user_layers': num_user_layers,
+            'num_item_layers': num_item_layers,
+        }
+        check_not_negative(**layers, alpha=alpha, beta=beta)
         for name, normalization in (
             ('normalization_user', normalization_user),
             ('normalization_item', normalization_item),
@@ -189,6 +187,7 @@ class HeLLMPre(GraphRecommender):
                 "'trainable_hyperedge_weight' needs to know the item hypergraphs "
                 "(got modalities=None); name them, as in modalities=['text']"
             )
+        check_names('modalities', modalities or ())
         self.num_user_layers = num_user_layers
         self.num_item_layers = num_item_layers
         self.contrastive = contrastive
@@ -234,6 +233,7 @@ class HeLLMPre(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the ranking loss plus the contrastive terms, a scalar."""
+        batch.check(self.num_users, self.num_items)
         user, item = self.views(data)
         if not self.contrastive or self.contrast.scope == 'batch':
             user, item, batch = _without_others(user, item, batch)

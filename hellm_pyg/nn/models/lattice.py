@@ -177,6 +177,7 @@ class LATTICE(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""
+        batch.check(self.num_users, self.num_items)
         # The penalty counts half of the squared norm.
         loss = self.ranking_loss(self.encode(data), batch, self.lambda_reg / 2)
         if self.training:

@@ -142,6 +142,7 @@ class LightGCN(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the triples, a scalar."""
+        batch.check(self.num_users, self.num_items)
         loss = self.ranking_loss(self.encode(data), batch, lambda_reg=0.0)
         if self.lambda_reg == 0:
             return loss

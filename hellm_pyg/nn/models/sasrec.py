@@ -247,7 +247,12 @@ class SASRec(SequenceRecommender):
         self, states: Tensor, table: Tensor, target: Tensor, negative: Tensor | None
     ) -> Tensor:
         wanted = 'one negative' if self.objective == 'bce' else 'negatives'
-        if negative is None or (self.objective == 'bce' and negative.size(1) != 1):
+        if (
+            negative is None
+            or negative.dim() != 2
+            or negative.size(0) != target.numel()
+            or (self.objective == 'bce' and negative.size(1) != 1)
+        ):
             got = 'None' if negative is None else f'shape {list(negative.shape)}'
             raise ValueError(
                 f"'batch.neg_item' must hold {wanted} a target for "

@@ -79,7 +79,11 @@ class SequenceRecommender(torch.nn.Module):
             The vectors :math:`\mathbf{h}` of the positions, :math:`[T, D]`, where each
             has a target, but for those that lie before what a model reads of a row;
             else of the rows, :math:`[B, D]`, 0 for an empty one.
+
+        Raises:
+            ValueError: If an item is none of the model's, or rows are not in order.
         """
+        batch.check(self.num_items)
         window = self._window(batch)
         states = self.states(encoded, window)
         if batch.targets_positions:

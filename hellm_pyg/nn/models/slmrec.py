@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch_geometric.data import HeteroData
 
 from hellm_pyg.data.batch import PairBatch
 from hellm_pyg.nn.directions import directions
-from hellm_pyg.nn.models.base import GraphRecommender, Vectors
+from hellm_pyg.nn.models.base import GraphRecommender, Vectors, check_not_negative
 from hellm_pyg.nn.models.multimodal import ProjectedFeatures
 from hellm_pyg.nn.spmm import spmm
 
@@ -83,11 +84,9 @@ class SLMRec(GraphRecommender):
             ('temperature', temperature),
             ('ssl_temperature', ssl_temperature),
         ):
-            if value <= 0:
+            if not 0 < value < math.inf:
                 raise ValueError(f"'{name}' must be positive (got {value})")
-        for name, value in (('num_layers', num_layers), ('ssl_alpha', ssl_alpha)):
-            if value < 0:
-                raise ValueError(f"'{name}' must not be negative (got {value})")
+        check_not_negative(num_layers=num_layers, ssl_alpha=ssl_alpha)
         if embedding_dim < 2 or embedding_dim % 2:
             raise ValueError(
                 f"'embedding_dim' must be even and positive (got {embedding_dim})"
@@ -157,6 +156,7 @@ class SLMRec(GraphRecommender):
 
     def loss(self, data: HeteroData, batch: PairBatch) -> Tensor:
         """Returns the mean loss of the pairs, a scalar."""
+        batch.check(self.num_users, self.num_items)
         rows = [(u[batch.user], i[batch.pos_item]) for u, i in self.views(data)]
         user, item = self._fuse(rows)
         same_item = batch.pos_item.unsqueeze(1) == batch.pos_item

@@ -75,6 +75,7 @@ class VBPR(GraphRecommender):
 
         Only the batch's items are projected.
         """
+        batch.check(self.num_users, self.num_items)
         self.check_size(data)
         user = self.user_embedding(batch.user)
         index = torch.cat([batch.pos_item, batch.neg_item.flatten()])

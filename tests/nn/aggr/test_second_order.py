@@ -139,9 +139,11 @@ def test_refuses_bad_input() -> None:
         aggr(torch.randn(2, 2, 3))
 
 
-@pytest.mark.parametrize('ptr', [[0, 2, 4], [1, 2, 6], [0, 2, 9], []])
+@pytest.mark.parametrize(
+    'ptr', [[0, 2, 4], [1, 2, 6], [0, 2, 9], [], [0, 5, 3, 6], [0, -3, 6], [0, 9, 6]]
+)
 def test_refuses_pointers_that_leave_elements_out(ptr: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"'ptr' needs to lead from 0 to .* 6 \(got"):
+    with pytest.raises(ValueError, match=r"'ptr' needs to ascend from 0 to .* 6 \(got"):
         SecondOrderAggregation(4)(torch.randn(6, 4), ptr=torch.tensor(ptr).long())
 
 

@@ -110,5 +110,35 @@ def test_bad_arguments() -> None:
         GraphRecommender(0, 3)
     with pytest.raises(ValueError, match=r"'lambda_reg'.*got -1"):
         GraphRecommender(3, 3, -1)
+    for weight in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"'lambda_reg' must be finite.*{weight}"):
+            GraphRecommender(3, 3, weight)
     with pytest.raises(NotImplementedError):
         GraphRecommender(3, 3).encode(data())
+
+
+@pytest.mark.parametrize(
+    ('user', 'item', 'match'),
+    [
+        ([], [[]], r"'batch' needs at least one triple \(got none\)"),
+        ([-1], [[0]], r"'batch.user' needs to lie in \[0, 4\).* -1 to -1"),
+        ([4], [[0]], r"'batch.user' needs to lie in \[0, 4\), the number of users"),
+        ([0], [[5]], r"'batch.item' needs to lie in \[0, 5\), the number of items"),
+    ],
+)
+def test_ids_of_others_are_refused(
+    user: list[int], item: list[list[int]], match: str
+) -> None:
+    model = Tables()
+    known, pairs = [0] * len(user), [i for row in item for i in row]
+    if 'item' not in match:
+        with pytest.raises(ValueError, match=match):
+            model.loss(data(), pair_batch(user, known, known))
+    if user and user[0] >= 0:
+        rows = sequence_batch(item, user=user)
+        with pytest.raises(ValueError, match=match):
+            model.score(model.encode(data()), rows)
+    if pairs and pairs[0] > 0:
+        for batch in (pair_batch(user, pairs, known), pair_batch(user, known, pairs)):
+            with pytest.raises(ValueError, match=r"_item' needs to lie in \[0, 5\)"):
+                model.loss(data(), batch)

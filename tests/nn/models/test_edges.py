@@ -59,6 +59,7 @@ def test_operations_equal_dense_ones() -> None:
         (lambda w, z: edges.sum(w, z, transpose=True), (weight, x)),
     ):
         assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
 
 
 @pytest.mark.parametrize('device', DEVICES)

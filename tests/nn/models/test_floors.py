@@ -110,7 +110,7 @@ def test_the_state_holds_what_was_read(model_class: type) -> None:
 @pytest.mark.parametrize('model_class', [Popularity, ItemKNN])
 def test_bad_input(model_class: type) -> None:
     data = rec_data(30, 20)
-    with pytest.raises(ValueError, match=r'call fit\(data\) with the training data'):
+    with pytest.raises(ValueError, match=r'call fit\(data\) first, with data'):
         model_class(30, 20).encode(data)
     with pytest.raises(ValueError, match=r"'num_items'.*got 20 in the data and 7"):
         model_class(30, 7).fit(data)

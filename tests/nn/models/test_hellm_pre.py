@@ -421,8 +421,8 @@ def test_beats_popularity() -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'alpha': -1}, r"'alpha' must not be negative \(got -1\)"),
-        ({'num_item_layers': -1}, r"'num_item_layers' must not be negative"),
+        ({'alpha': -1}, r"'alpha' must be finite and not negative \(got -1\)"),
+        ({'num_item_layers': -1}, r"'num_item_layers' must be finite and not negative"),
         ({'contrast_anchor': 'both'}, r"'contrast_anchor'.*got 'both'"),
         ({'trainable_hyperedge_weight': True}, r'got modalities=None'),
         ({'scope': 'some'}, r"'scope'"),

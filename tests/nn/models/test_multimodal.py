@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
+from hellm_pyg.data import PairBatch
 from hellm_pyg.nn.models import BM3, FREEDOM, GRCN, LATTICE, VBPR, SLMRec
 from hellm_pyg.nn.models.base import GraphRecommender
 from hellm_pyg.nn.models.multimodal import (
@@ -89,6 +91,28 @@ def test_the_state_fits_a_new_model(cls: type[GraphRecommender]) -> None:
     out = copy.deepcopy(model).embeddings(DATA)
     assert torch.equal(out['item'], model.encode(DATA)[1])
     assert out['user'].size(0) == NUM_USERS
+
+
+@pytest.mark.parametrize('cls', MODELS)
+@pytest.mark.parametrize('name', ['clip.v1', 'items', ''])
+def test_a_name_that_torch_cannot_keep_is_refused(
+    cls: type[GraphRecommender], name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"'feature_dims' needs names .*{name!r}"):
+        make(cls, feature_dims={name: 3})
+
+
+@pytest.mark.parametrize('cls', MODELS)
+def test_triples_of_others_are_refused(cls: type[GraphRecommender]) -> None:
+    model = make(cls)
+    for name, size in (('user', NUM_USERS), ('pos_item', NUM_ITEMS)):
+        wrong = replace(BATCH, **{name: getattr(BATCH, name).clone().fill_(size)})
+        match = rf"'batch.{name}' needs to lie in \[0, {size}\)"
+        with pytest.raises(ValueError, match=match):
+            model.loss(DATA, wrong)
+    none = PairBatch(*(torch.empty(0, dtype=torch.long),) * 3)
+    with pytest.raises(ValueError, match=r"'batch' needs at least one triple"):
+        model.loss(DATA, none)
 
 
 def test_missing_rows_are_zero_and_learned_where_trainable() -> None:

@@ -162,7 +162,7 @@ def test_learns_planted_structure(ranking: str) -> None:
     ('options', 'message'),
     [
         ({'temperature': 0.0}, r"'temperature' must be positive \(got 0.0\)"),
-        ({'ssl_alpha': -1}, r"'ssl_alpha' must not be negative \(got -1\)"),
+        ({'ssl_alpha': -1}, r"'ssl_alpha' must be finite and not negative \(got -1\)"),
         ({'embedding_dim': 7}, r"'embedding_dim' must be even.*got 7"),
         ({'ranking': 'l2'}, r"'ranking' must be 'dot' or 'cosine' \(got 'l2'\)"),
     ],
