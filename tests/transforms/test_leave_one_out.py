@@ -133,7 +133,8 @@ def test_ids_of_nobody_are_refused(transform, kind, row, wrong):
     edge_index = data[INTERACTS].edge_index.as_tensor().clone()
     edge_index[row, 0] = wrong
     data[INTERACTS].edge_index = edge_index
-    with pytest.raises(ValueError, match=rf"'data.edge_index.*in \[0, 4\)"):
+    match = rf"'data.edge_index.*in \[0, 4\), the number of {kind}s"
+    with pytest.raises(ValueError, match=match):
         transform(data)
 
 

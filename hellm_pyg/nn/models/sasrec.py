@@ -260,8 +260,10 @@ class SASRec(SequenceRecommender):
             )
         candidate = torch.cat([target.unsqueeze(1), negative], dim=1)
         score = candidate_scores(states, table, candidate, self.chunk_size)
+        count = max(target.numel(), 1)
         if self.objective == 'bce':
-            return (F.softplus(-score[:, 0]) + F.softplus(score[:, 1])).mean()
+            return (F.softplus(-score[:, 0]) + F.softplus(score[:, 1])).sum() / count
         repeated = negative == target.unsqueeze(1)
         score[:, 1:] = score[:, 1:].masked_fill(repeated, -torch.inf)
-        return F.cross_entropy(score, torch.zeros_like(target))
+        first = torch.zeros_like(target)
+        return F.cross_entropy(score, first, reduction='sum') / count

@@ -264,6 +264,13 @@ def test_losses_skip_targets_beyond_the_window() -> None:
         torch.testing.assert_close(model.loss(DATA, long), model.loss(DATA, cut))
 
 
+@pytest.mark.parametrize('loss', ['softmax', 'sampled_softmax', 'bce'])
+def test_no_targets_have_no_loss(loss: str) -> None:
+    none = torch.empty(0, dtype=torch.long)
+    batch = SequenceBatch(none, none, none, none, none.view(0, 1))
+    assert make(loss=loss).loss(DATA, batch) == 0
+
+
 def test_a_history_may_be_empty_in_the_loss_of_rows() -> None:
     model = make()
     loss = model.loss(DATA, sequence_batch([[], [1, 2]], [3, 4]))
