@@ -198,6 +198,8 @@ def load_json(
     kind = dict if isinstance(expected, Mapping) else expected
     try:
         value = json.loads(Path(path).read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file '{path}'") from None
     except ValueError as error:
         raise ValueError(f"'{path}' is damaged or not JSON: {error}") from None
     if kind is not None and not isinstance(value, kind):

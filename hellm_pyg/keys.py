@@ -21,7 +21,13 @@ def in_words_of(section: type, prefix: str, **other: str) -> Iterator[None]:
         other: Further arguments, or such with another key, and their keys.
     """
     keys = {name: f'{prefix}.{name}' for name in inspect.signature(section).parameters}
-    keys |= other
+    with in_words(keys | other):
+        yield
+
+
+@contextmanager
+def in_words(keys: Mapping[str, str]) -> Iterator[None]:
+    """Lets a :obj:`ValueError` name keys for arguments, see :func:`reworded`."""
     try:
         yield
     except ValueError as error:

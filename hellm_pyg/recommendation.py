@@ -134,10 +134,10 @@ def export_top_n(
         Number of rows written.
 
     Raises:
-        ValueError: If the format is unknown, ``k`` is below 1, or the model gives
-            scores that are not finite.
+        ValueError: If the format is unknown, ``path`` is a folder, ``k`` is below 1, or
+            the model gives scores that are not finite.
     """
-    path, count = _checked(path), 0
+    path, count = checked_path(path), 0
     options |= {'batch_size': batch_size, 'candidates': _candidates(ids, candidates)}
     with _writer(path, ids, KNOWN) as write:
         for lines in _ranked(model, data, ids, [None], k, exclude_seen, options):
@@ -150,10 +150,13 @@ def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> 
     """Writes rows of :func:`recommend` as Parquet, CSV or JSONL.
 
     With new users among them the file also has the column ``history``.
+
+    Raises:
+        ValueError: If the format is unknown, or ``path`` is a folder.
     """
     new = any(row.history is not None for row in rows)
     columns = Recommendation._fields if new else KNOWN
-    with _writer(_checked(path), ids, columns) as write:
+    with _writer(checked_path(path), ids, columns) as write:
         write(rows)
 
 
@@ -225,12 +228,25 @@ def _lines(
     ]
 
 
-def _checked(path: str | Path) -> Path:
+def checked_path(path: str | Path, argument: str = 'path') -> Path:
+    """Refuses what no recommendations can be written to.
+
+    Args:
+        path: The file.
+        argument: Name of the argument that it was given as.
+
+    Raises:
+        ValueError: If the format is unknown, or ``path`` is a folder.
+    """
     path = Path(path)
     if path.suffix not in FORMATS:
         raise ValueError(
-            f'the file of the recommendations needs to end in {", ".join(FORMATS)} '
-            f'(got {str(path)!r})'
+            f"'{argument}' needs to end in {', '.join(FORMATS)} (got {str(path)!r})"
+        )
+    if path.is_dir():
+        raise ValueError(
+            f"'{argument}' needs to be a file (got the folder {str(path)!r}): give "
+            f'another name'
         )
     return path
 

@@ -190,6 +190,8 @@ def test_json(tmp_path: Path) -> None:
         load_json(tmp_path / 'list.json', dict)
     with pytest.raises(ValueError, match=r"x\.json' is damaged"):
         load_json(tmp_path / 'x.json')
+    with pytest.raises(FileNotFoundError, match=r"^there is no file '.*none\.json'"):
+        load_json(tmp_path / 'none.json')
 
 
 def test_entries_of_json(tmp_path: Path) -> None:

@@ -223,6 +223,9 @@ def test_malformed_override(override: str) -> None:
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='is not YAML'):
         load_config(write(tmp_path / 'a.yaml', 'train: [1'))
+    with pytest.raises(ValueError, match=r'b.yaml is not YAML: .* line 2') as caught:
+        load_config(write(tmp_path / 'b.yaml', 'train: {lr: 1}\nmodel: [1'))
+    assert '\n' not in str(caught.value)
     with pytest.raises(ValueError, match='sections of keys'):
         load_config(write(tmp_path / 'b.yaml', 'just text'))
     path = write(tmp_path / 'c.yaml', 'datasets: [a]')
@@ -245,6 +248,36 @@ def test_dataset_lays_a_partial_recipe_over_the_rest(tmp_path: Path) -> None:
         load_config(recipe, ['dataset=none'])
     with pytest.raises(ValueError, match=r"'datasets.bad'; .*'train'"):
         load_config(recipe, ['dataset=bad'])
+
+
+def test_a_dataset_is_given_once(tmp_path: Path) -> None:
+    recipe = write(tmp_path / 'a.yaml', 'datasets: {b: {}, c: {}}')
+    with pytest.raises(ValueError, match=r"'dataset' .* once \(got 'b' and 'c'\)"):
+        load_config(recipe, ['dataset=b', 'train.seed=1', 'dataset=c'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'key', 'line'),
+    [
+        ('train: {epochs: 2, epochs: 5}', 'epochs', 1),
+        ('train: {epochs: 2}\nmodel: {}\n"train": {seed: 1}', 'train', 3),
+    ],
+)
+def test_a_key_is_given_once(tmp_path: Path, text: str, key: str, line: int) -> None:
+    match = f"c.yaml is not YAML: the key '{key}' is given twice in line {line}, "
+    with pytest.raises(ValueError, match=match):
+        load_config(write(tmp_path / 'c.yaml', text))
+
+
+def test_a_key_is_given_once_in_an_override() -> None:
+    with pytest.raises(ValueError, match=r"override 'train=.* 'seed' is given twice"):
+        load_config(None, ['train={seed: 1, seed: 2}'])
+
+
+def test_a_key_may_replace_one_that_is_merged(tmp_path: Path) -> None:
+    text = 'train: &a {seed: 1, epochs: 3}\ndatasets: {b: {train: {<<: *a, seed: 2}}}'
+    train = load_config(write(tmp_path / 'd.yaml', text), ['dataset=b']).train
+    assert (train.seed, train.epochs) == (2, 3)
 
 
 def test_a_cut_configuration_of_a_run_is_refused(tmp_path: Path) -> None:

@@ -175,12 +175,13 @@ def test_what_cannot_be_ranked(data: HeteroData, ids: IdMap, tmp_path: Path) -> 
     path.write_text('kept')
     for model, k, message in (
         (LastItem(), 0, r"'k' needs .* 30 items \(got 0\)"),
+        (LastItem(), '3', r"'k' needs .* whole number \(got '3'\)"),
         (Diverged(), 3, 'NaN or infinite scores'),
     ):
         with pytest.raises(ValueError, match=message):
-            recommend(model, data, ids, k=k)
+            recommend(model, data, ids, k=k)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=message):
-            export_top_n(model, data, ids, path, k=k, batch_size=4)
+            export_top_n(model, data, ids, path, k=k, batch_size=4)  # type: ignore[arg-type]
     assert path.read_text() == 'kept'
     assert list(tmp_path.iterdir()) == [path]
 
@@ -324,3 +325,12 @@ def test_rows_of_new_users_can_be_written(
 def test_unknown_format(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'\.parquet, \.csv, \.jsonl \(got .*xlsx'):
         export_top_n(LastItem(), data, ids, tmp_path / 'top.xlsx')
+
+
+def test_a_folder_is_no_file(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
+    (tmp_path / 'top.csv').mkdir()
+    match = r"'path' needs to be a file \(got the folder '.*top\.csv'\)"
+    with pytest.raises(ValueError, match=match):
+        export_top_n(Diverged(), data, ids, tmp_path / 'top.csv')
+    with pytest.raises(ValueError, match=match):
+        write_rows([], tmp_path / 'top.csv', ids)

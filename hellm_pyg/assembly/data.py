@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Arguments that have another name in a recipe.
 RENAMED = {name: f'data.knn_{name}' for name in ('direction', 'index')}
-RENAMED['k'] = 'data.knn'
+RENAMED |= {'k': 'data.knn', 'count': 'data.drop_last'}
 
 
 def build_data(config: DataConfig) -> tuple[HeteroData, IdMap]:

@@ -10,7 +10,7 @@ import typer
 
 from hellm_pyg.cli.arguments import Overrides
 from hellm_pyg.cli.output import print_table
-from hellm_pyg.config import load_config, load_run_config
+from hellm_pyg.config import load_config, load_run_config, nearest, recipes
 
 
 def doctor(
@@ -53,6 +53,12 @@ def doctor(
             members = copies(Path(run), config)
             ensemble = dataclasses.replace(config.ensemble, members=members)
             config = dataclasses.replace(config, ensemble=ensemble)
+    elif not Path(run).is_file() and run not in recipes():
+        raise ValueError(
+            f"'--run' is neither the folder of a run, nor a file, nor a packaged "
+            f'recipe (got {run!r}); of the recipes, the nearest is '
+            f'{nearest(run, recipes())!r}'
+        )
     else:
         config = load_config(run, overrides or [])
     memory = estimate_run(config, users, items)

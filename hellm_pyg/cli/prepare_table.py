@@ -29,7 +29,7 @@ class TimeUnit(StrEnum):
 
 
 class BadRows(StrEnum):
-    """What becomes of rows without ids or times."""
+    """What becomes of rows without ids, times or ratings that can be read."""
 
     refuse = 'refuse'
     drop = 'drop'
@@ -108,7 +108,8 @@ def prepare_table(
         TimeUnit | None, typer.Option(help='Of times that are numbers.')
     ] = None,
     bad_rows: Annotated[
-        BadRows, typer.Option(help='Rows without ids or times.')
+        BadRows,
+        typer.Option(help='Rows without ids, times or ratings that can be read.'),
     ] = BadRows.refuse,
     name: Annotated[
         str | None, typer.Option(help="Of the data; the folder's unless given.")

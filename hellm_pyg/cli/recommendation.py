@@ -71,6 +71,12 @@ def recommend(
         raise ValueError(
             "give '--user ID', '--history \"ID ID\"' or '--all --out FILE'"
         )
+    if out is not None:
+        recommendation.checked_path(out, '--out')
+    histories = [split_ids(line) for line in history or []]
+    if [] in histories:
+        empty = (history or [])[histories.index([])]
+        raise ValueError(f"'--history' needs at least one item id (got {empty!r})")
     loaded = load_run(run, overrides or [])
     model, data, ids = loaded.model, loaded.data, loaded.ids
     if next(model.parameters(), None) is not None:  # else it counts, on the CPU
@@ -85,7 +91,6 @@ def recommend(
         count = recommendation.export_top_n(model, data, ids, out, **common)
         typer.echo(f'{out}: {count:,} rows')
         return
-    histories = [split_ids(line) for line in history or []]
     rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
     if out is not None:
         recommendation.write_rows(rows, out, ids)

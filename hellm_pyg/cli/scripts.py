@@ -31,7 +31,8 @@ def benchmark(ctx: typer.Context) -> None:
 
 def demo(
     out: Annotated[
-        Path, typer.Argument(metavar='FOLDER', help='Folder of the runs.')
+        Path,
+        typer.Argument(metavar='FOLDER', help='Folder of the runs.', file_okay=False),
     ] = Path('runs/demo'),
 ) -> None:
     """Run the whole way on MovieLens-100K: pre-train, fine-tune, recommend.

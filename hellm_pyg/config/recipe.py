@@ -24,7 +24,18 @@ OPTIONAL = {'ensemble'}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that reads ``1e-3`` as a number, as YAML 1.2 does."""
+    """YAML 1.1 that reads ``1e-3`` as a number and has a key once, as YAML 1.2 does."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """A mapping as it is written, of which a later key would hide an earlier."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                fault = f"the key '{key.value}' is given twice"
+                raise yaml.MarkedYAMLError(problem=fault, problem_mark=key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
@@ -63,10 +74,14 @@ def _read(recipe: str | Path) -> tuple[dict, str]:
     try:
         raw = yaml.load(path.read_text(encoding='utf-8'), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not YAML: {error}') from None
+        raise ValueError(f'{path} is not YAML: {_one_line(error)}') from None
     if not isinstance(raw, dict):
         raise ValueError(f'{path} needs to hold sections of keys (got {raw!r})')
     return raw, path.name
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).replace('in "<unicode string>", ', 'in ').split())
 
 
 def _merge(base: dict, other: dict) -> dict:
@@ -85,8 +100,10 @@ def _override(raw: dict, override: str) -> dict:
         raise ValueError(f"an override needs the form 'a.b=c' (got {override!r})")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise ValueError(f'the override {override!r} is not YAML') from None
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f'the override {override!r} is not YAML: {_one_line(error)}'
+        ) from None
     parse(_assign({}, names, value), Config, '', f'the override {override!r}')
     if names == ['model', 'name'] and raw.get('model', {}).get('name') != value:
         return {**raw, 'model': {'name': value}}
@@ -162,29 +179,32 @@ def load_config(
         overrides: Assignments ``a.b=c``; the value is read as YAML.
 
     Raises:
-        ValueError: If a key is unknown (names the nearest one), or a value has
-            the wrong type.
+        ValueError: If a key is unknown (names the nearest one) or given twice, a
+            value has the wrong type, or ``dataset`` is given more than once.
     """
+    chosen = [o.removeprefix('dataset=') for o in overrides if o.startswith('dataset=')]
+    if len(chosen) > 1:
+        raise ValueError(
+            f"'dataset' needs to be given once (got {' and '.join(map(repr, chosen))})"
+        )
     raw, source = ({}, 'the defaults') if recipe is None else _read(recipe)
     datasets = raw.pop('datasets', None) or {}
     if not isinstance(datasets, dict):
         raise ValueError(
             f"'datasets' in {source} needs to be a mapping (got {datasets!r})"
         )
-    for override in overrides:
-        if override.startswith('dataset='):
-            name = override.removeprefix('dataset=')
-            if name not in datasets:
-                own = raw.get('data') or {}
-                kept = {key: own[key] for key in own if key in OF_RECIPE}
-                data = _prepared(name, datasets, source)
-                if 'knn' in data:  # the most neighbours that items have there
-                    knn = parse(raw, Config, '', source).data.knn
-                    data['knn'] = min(data['knn'], knn)
-                raw['data'] = kept | data
-                continue
-            parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
-            raw = _merge(raw, datasets[name])
+    for name in chosen:
+        if name not in datasets:
+            own = raw.get('data') or {}
+            kept = {key: own[key] for key in own if key in OF_RECIPE}
+            data = _prepared(name, datasets, source)
+            if 'knn' in data:  # the most neighbours that items have there
+                knn = parse(raw, Config, '', source).data.knn
+                data['knn'] = min(data['knn'], knn)
+            raw['data'] = kept | data
+            continue
+        parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
+        raw = _merge(raw, datasets[name])
     parse(raw, Config, '', source)
     if any(override.startswith('train.batch_size=') for override in overrides):
         raw = _merge(raw, {'train': {'batch_tokens': None}})

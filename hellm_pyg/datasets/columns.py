@@ -118,7 +118,7 @@ def _encode_text(
     encoded = column.dictionary_encode('encode').combine_chunks()
     texts, code = _spelled_alike(encoded, name, rows)
     missing = missing_mask(texts)
-    _tell_missing(rows, missing[code], name, role)
+    _tell_missing(rows, missing[code], name, role, column)
     long = np.asarray(pc.utf8_length(texts)) > MAX_ID
     mend = 'mend or remove the row'
     for bad, fault, remedy in (
@@ -177,13 +177,18 @@ def _spelled_alike(
 
 
 def _tell_missing(
-    rows: RowCheck, missing: NDArray[np.bool_], name: str, role: str
+    rows: RowCheck,
+    missing: NDArray[np.bool_],
+    name: str,
+    role: str,
+    texts: pyarrow.ChunkedArray | None = None,
 ) -> None:
-    rows(
-        missing,
-        f'missing {role}',
-        lambda row: f"column '{name}' is missing a value in row {row + 1}",
-    )
+    def message(row: int) -> str:
+        text = None if texts is None else texts[row].as_py()
+        got = f' (got {text!r}, which is read as missing)' if text else ''
+        return f"column '{name}' is missing a value in row {row + 1}{got}"
+
+    rows(missing, f'missing {role}', message)
 
 
 def read_numbers(

@@ -155,10 +155,13 @@ class InteractionFiles(CachedGraph):
             interactions, 'interactions', [SEQUENCES, *TABLES]
         )
         self.items = None if items is None else as_source(items, 'items')
-        self.features = {
-            _modality(modality): checked_file(
-                Path(path), 'features', feature_files.ENDINGS, compressed=False
+        if not isinstance(features, Mapping | None):
+            raise ValueError(
+                f"'features' needs to map modalities to files, as "
+                f"{{'text': 'text.npy'}} (got {features!r})"
             )
+        self.features = {
+            _modality(modality): _feature_file(path)
             for modality, path in (features or {}).items()
         }
         self.name = name or _name(self.interactions)
@@ -398,6 +401,15 @@ def _modality(name: str) -> str:
             f"'features' needs modality names of letters, digits and '_' (got {name!r})"
         )
     return name
+
+
+def _feature_file(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(
+            f"'features' needs files, {', '.join(feature_files.ENDINGS)} (got a "
+            f'{type(path).__name__}): save it as one'
+        )
+    return checked_file(Path(path), 'features', feature_files.ENDINGS, compressed=False)
 
 
 def _file_name(source: Source) -> str | None:

@@ -77,7 +77,8 @@ def read_times(
         unit: Unit of numbers; ``'number'`` takes them as they are.
 
     Raises:
-        ValueError: If a bad row is refused, or units are mixed.
+        ValueError: If a bad row is refused, units are mixed, or ``unit`` is not the
+            one that the times are in.
     """
     import pyarrow as pa
 
@@ -292,10 +293,20 @@ def _guessed_unit(values: NDArray[Any]) -> str:
 
 
 def _refuse_mixture(values: NDArray[Any], unit: str, told: _Told) -> None:
-    for other, size in PER_SECOND.items():
-        mixed = (values >= FIRST * size) & (values <= LAST * size)
+    fits = {
+        one: (values >= FIRST * size) & (values <= LAST * size)
+        for one, size in PER_SECOND.items()
+    }
+    for other, mixed in fits.items():
         if other != unit and mixed.any():
             row = int(mixed.argmax())
+            if not fits[unit].any():  # it was given
+                raise ValueError(
+                    f"'time_unit' needs to be the unit of column '{told.name}' of "
+                    f"'{told.rows.source}' (got '{unit}', and no time is "
+                    f'{NAMES[unit]} since 1970, row {row + 1} is {NAMES[other]}: '
+                    f"{values[row]}); give time_unit='{other}', or leave it out"
+                )
             raise ValueError(
                 f"'{told.rows.source}': column '{told.name}' mixes units: most rows "
                 f'are {NAMES[unit]} since 1970, row {row + 1} is {NAMES[other]} (got '

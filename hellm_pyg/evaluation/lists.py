@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -107,6 +107,8 @@ def iter_rank(
         Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
     """
     num_items = int(data['item'].num_nodes)
+    if isinstance(k, bool) or not isinstance(k, SupportsIndex):
+        raise ValueError(f"'k' needs to be a whole number (got {k!r})")
     if allow_fewer:
         k = min(k, num_items)
     if not 1 <= k <= num_items:

@@ -61,7 +61,15 @@ def load_run(run_dir: str | Path, overrides: Sequence[str] = ()) -> Run:
     run_dir = Path(run_dir)
     check_finished(run_dir)
     config = load_run_config(run_dir / CONFIG, overrides)
-    data, ids = build_data(config.data)
+    try:
+        data, ids = build_data(config.data)
+    except ValueError as error:
+        if Path(config.data.interactions).is_file():
+            raise
+        raise ValueError(
+            f"{error}: where the data have moved, give 'dataset=FOLDER', the folder "
+            f"that 'hellm prepare' has made, or 'data.interactions=FILE'"
+        ) from error
     check_data(run_dir, data, ids)
     model = load_model(run_dir, config, data, ids)
     return Run(run_dir, config, data, ids, model.eval())

@@ -126,8 +126,9 @@ def load_model(
 
 def read_config(name: str, num_layers: int | None = None) -> PretrainedConfig:
     """Reads the configuration of a language model, cut to its first layers."""
-    with _explained(name):
-        config = AutoConfig.from_pretrained(_source(name))
+    source = _source(name)
+    with _explained(name, (OSError, ValueError)):
+        config = AutoConfig.from_pretrained(source)
     if num_layers is not None:
         _keep_layers(config, num_layers)
     return config
@@ -135,8 +136,9 @@ def read_config(name: str, num_layers: int | None = None) -> PretrainedConfig:
 
 def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Reads the tokenizer of a language model."""
-    with _explained(name):
-        return AutoTokenizer.from_pretrained(_source(name))
+    source = _source(name)
+    with _explained(name, (OSError, ValueError)):
+        return AutoTokenizer.from_pretrained(source)
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:
@@ -154,13 +156,15 @@ def _source(name: str) -> str:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(
+    name: str, errors: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except errors as error:
         raise ValueError(
             f"'name' is neither a folder with a model nor a name that the hub "
-            f"resolves (got '{name}'): {error}"
+            f"resolves (got '{name}'): {' '.join(str(error).split())}"
         ) from error
     except SafetensorError as error:
         raise ValueError(

@@ -45,7 +45,7 @@ def explained(argument: str, name: str, presets: tuple[str, ...]) -> Iterator[No
         with without_load_report():
             yield
     except Exception as error:  # what is missing or damaged fails in many ways
-        reason = str(error).strip() or repr(error)
+        reason = ' '.join(str(error).split()) or repr(error)
         raise ValueError(
             f"'{argument}' needs {', '.join(map(repr, presets))}, a folder with a "
             f"model, or a name that the hub resolves (got '{name}'): {reason}"

@@ -36,7 +36,7 @@ def encode_item_texts(
     present = {text for text in texts if text.strip()}
     if not present:
         raise ValueError(
-            f"'texts' needs at least one text (got {len(texts)} blanks): give a 'text' "
+            f"'texts' needs at least one text (got {len(texts)} blanks): give a "
             f"template of columns that are filled, or '' for no text"
         )
     # From long to short: batches hold like lengths, and a lack of memory shows early.

@@ -14,7 +14,14 @@ from hellm_pyg.datasets.amazon_tables import TEMPLATE
 from hellm_pyg.datasets.export import export_tables
 from hellm_pyg.datasets.times import read_moment
 from hellm_pyg.preparation.encoding import Encoding, encode, settings_of
-from hellm_pyg.preparation.folder import Prepared, complete, new_folder, split_line
+from hellm_pyg.preparation.folder import (
+    Prepared,
+    complete,
+    new_folder,
+    refuse_one_date,
+    split_line,
+)
+from hellm_pyg.transforms import HoldOutByDate
 
 
 def prepare_amazon(
@@ -57,6 +64,10 @@ def prepare_amazon(
         ValueError: If an argument is out of range, a file cannot be downloaded or
             is damaged, or an encoder cannot be loaded.
     """
+    refuse_one_date(val_from, test_from)
+    dates = read_moment(val_from), read_moment(test_from)
+    if dates[0] is not None and dates[1] is not None:
+        HoldOutByDate(dates[0], dates[1])  # refuses dates that are none
     encoding = dataclasses.replace(
         encoding or Encoding(), text='{text}' if template else ''
     )
@@ -86,8 +97,8 @@ def prepare_amazon(
             time_unit='s',
             items=paths['items'].name,
             features=files,
-            val_from=read_moment(val_from),
-            test_from=read_moment(test_from),
+            val_from=dates[0],
+            test_from=dates[1],
         )
         provenance = dataclasses.replace(
             dataset.provenance,

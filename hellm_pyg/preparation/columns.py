@@ -14,6 +14,7 @@ from hellm_pyg.datasets.guess import (
 )
 from hellm_pyg.datasets.item_text import check_template, template_of
 from hellm_pyg.datasets.tables import SEQUENCES, Source, column_names, ending
+from hellm_pyg.keys import in_words
 
 WHAT = {
     'user': 'users',
@@ -129,10 +130,8 @@ def settle_columns(
 
 def _check_text(text: str, names: list[str], title: str | None) -> None:
     titles = [] if title is None else ['title']
-    try:
+    with in_words({'template': 'text'}):
         check_template(text, list(dict.fromkeys([*names, *titles])))
-    except ValueError as error:
-        raise ValueError(str(error).replace("'template'", "'text'", 1)) from None
 
 
 def _name(source: Source) -> str:

@@ -13,6 +13,7 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.checkpoint import save_tensors
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.datasets.tables import require_column
+from hellm_pyg.keys import in_words
 from hellm_pyg.preparation.folder import FEATURES
 
 
@@ -81,12 +82,13 @@ def encode(
     cards: dict[str, dict[str, Any]] = {}
     if encoding.text:
         files['text'] = f'{FEATURES}/text.safetensors'
-        cards |= encode_features(
-            folder / files['text'],
-            text=encoding.text,
-            encoder=encoding.text_encoder,
-            **common,
-        )
+        with in_words({'encoder': 'text_encoder'}):
+            cards |= encode_features(
+                folder / files['text'],
+                text=encoding.text,
+                encoder=encoding.text_encoder,
+                **common,
+            )
     if encoding.images is not None and encoding.image_encoder is not None:
         files['image'] = f'{FEATURES}/image.safetensors'
         cards |= encode_features(

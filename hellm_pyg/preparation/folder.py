@@ -82,6 +82,19 @@ def new_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
 
 
+def refuse_one_date(val_from: object, test_from: object) -> None:
+    """Refuses a hold-out by date that lacks one of its dates.
+
+    Raises:
+        ValueError: If one is given without the other.
+    """
+    if (val_from is None) != (test_from is None):
+        raise ValueError(
+            f"'val_from' and 'test_from' make a hold-out by date together (got "
+            f'{val_from!r} and {test_from!r}): give both, or neither'
+        )
+
+
 def complete(
     folder: Path, config: DataConfig, provenance: Provenance
 ) -> tuple[HeteroData, IdMap, list[str]]:

@@ -29,7 +29,14 @@ from hellm_pyg.preparation.encoding import (
     save_features,
     settings_of,
 )
-from hellm_pyg.preparation.folder import Prepared, complete, new_folder, split_line
+from hellm_pyg.preparation.folder import (
+    Prepared,
+    complete,
+    new_folder,
+    refuse_one_date,
+    split_line,
+)
+from hellm_pyg.transforms import HoldOutByDate
 
 READING = 'reading'  # the graph before the split; gone when the folder is complete
 
@@ -102,11 +109,7 @@ def prepare_table(
     Raises:
         ValueError: On input that cannot be used; names file, column and row.
     """
-    if (val_from is None) != (test_from is None):
-        raise ValueError(
-            "a hold-out by date needs both 'val_from' and 'test_from' (got "
-            f'val_from={val_from!r}, test_from={test_from!r})'
-        )
+    refuse_one_date(val_from, test_from)
     log = as_source(interactions, 'interactions', [SEQUENCES, *TABLES])
     catalogue = None if items is None else as_source(items, 'items')
     given = {'user': user, 'item': item, 'time': time, 'rating': rating}
@@ -150,10 +153,13 @@ def prepare_table(
             time=None if report['time']['unit'] == 'position' else 'time',
             time_unit='s' if report['time']['unit'] == 's' else 'number',
         )
+        data = dataset[0]
+        if config.val_from is not None and config.test_from is not None:
+            HoldOutByDate(config.val_from, config.test_from)(data)  # or it is refused
         config, cards, pictures = _fill(
-            folder, dataset[0], dataset.ids, config, columns, encoding
+            folder, data, dataset.ids, config, columns, encoding
         )
-        del dataset
+        del dataset, data
         shutil.rmtree(folder / READING)
         notes = [*columns.notes, *pictures]
         provenance = table_provenance(

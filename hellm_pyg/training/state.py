@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,17 +203,18 @@ def read_progress(folder: Path, settings: Mapping[str, Any]) -> Progress | None:
 
     Raises:
         ValueError: If the state belongs to other settings (names the difference), or
-            the file is damaged.
+            the file is missing or damaged.
     """
     if not recover_folder(folder):
         return None
-    content = load_json(folder / PROGRESS, dict)
-    try:
-        found, former = Progress(**content['progress']), content['settings']
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"'{folder / PROGRESS}' is damaged or of another version: {error!r}"
-        ) from error
+    with _or_start_over(folder):
+        content = load_json(folder / PROGRESS, dict)
+        try:
+            found, former = Progress(**content['progress']), content['settings']
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"'{folder / PROGRESS}' is damaged or of another version: {error!r}"
+            ) from error
     if differing := _differing(former, settings):
         raise ValueError(
             f"'{folder}' belongs to another run: {'; '.join(differing)}. Go on with "
@@ -251,11 +253,22 @@ def load_state(
     """Reads weights and optimiser; returns the generators of all processes.
 
     Raises:
-        ValueError: If a file is damaged or does not fit the model.
+        ValueError: If a file is missing, damaged or does not fit the model.
     """
-    load_trained(model, load_tensors(folder / WEIGHTS), f"'{folder / WEIGHTS}'")
-    _unflatten(optimizer, load_tensors(folder / OPTIMIZER))
-    return load_json(folder / RANDOM, list)
+    with _or_start_over(folder):
+        load_trained(model, load_tensors(folder / WEIGHTS), f"'{folder / WEIGHTS}'")
+        _unflatten(optimizer, load_tensors(folder / OPTIMIZER))
+        return load_json(folder / RANDOM, list)
+
+
+@contextmanager
+def _or_start_over(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"{error}; put the whole file back, or remove '{folder}' to start over"
+        ) from error
 
 
 def _dotted(value: Any, prefix: str = '') -> dict[str, Any]:

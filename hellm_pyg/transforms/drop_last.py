@@ -42,8 +42,8 @@ class DropLast(BaseTransform):
         """Removes the edges.
 
         Raises:
-            ValueError: If the data are split already, or an interaction is of no user
-                or item of the data.
+            ValueError: If the data are split already, an interaction is of no user or
+                item of the data, or no history is longer than ``count``.
         """
         if 'val_item' in data['user'] or 'test_item' in data['user']:
             raise ValueError(
@@ -58,6 +58,11 @@ class DropLast(BaseTransform):
         index = torch.arange(user.numel(), device=user.device)
         position = index - (count.cumsum(0) - count)[user]
         kept = order[position < (count - self.count)[user]]
+        if user.numel() > 0 and kept.numel() == 0:
+            raise ValueError(
+                f"'count' needs to be below {int(count.max())}, the number of "
+                f'interactions of the longest history (got {self.count})'
+            )
         for name in store.edge_attrs():
             if name != 'edge_index':
                 store[name] = store[name][kept]

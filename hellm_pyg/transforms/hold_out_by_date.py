@@ -74,17 +74,13 @@ class HoldOutByDate(BaseTransform):
             raise ValueError(
                 f"'min_history' needs to be at least 0 (got {min_history})"
             )
-        given = {'val_from': val_from, 'test_from': test_from, 'until': until}
-        times = [_number(name, v) for name, v in given.items() if v is not None]
-        if any(late <= early for early, late in pairwise(times)):
-            shown = ', '.join(f'{k}={v!r}' for k, v in given.items() if v is not None)
-            raise ValueError(
-                f"'val_from', 'test_from' and 'until' need to ascend (got {shown})"
-            )
         self.val_from = val_from
         self.test_from = test_from
         self.until = until
         self.min_history = min_history
+        if any(late <= early for early, late in pairwise(self._cuts)):
+            shown = ', '.join(f'{k}={v!r}' for k, v in self._given.items())
+            raise ValueError(f'{self._names} need to ascend (got {shown})')
 
     def forward(self, data: HeteroData) -> HeteroData:
         """Splits the data.
@@ -133,11 +129,18 @@ class HoldOutByDate(BaseTransform):
         return data
 
     @property
-    def _cuts(self) -> list[int]:
+    def _given(self) -> dict[str, Date]:
         given = {'val_from': self.val_from, 'test_from': self.test_from}
-        if self.until is not None:
-            given['until'] = self.until
-        return [_number(name, value) for name, value in given.items()]
+        return given if self.until is None else given | {'until': self.until}
+
+    @property
+    def _names(self) -> str:
+        *first, last = map(repr, self._given)
+        return f'{", ".join(first)} and {last}'
+
+    @property
+    def _cuts(self) -> list[int]:
+        return [_number(name, value) for name, value in self._given.items()]
 
     def _check_times(self, data: HeteroData) -> None:
         unit = data.get('time_unit', 's')
@@ -147,11 +150,10 @@ class HoldOutByDate(BaseTransform):
                 "file alone): name the column of the times as 'time', or apply "
                 "'LeaveOneOut'"
             )
-        given = (self.val_from, self.test_from, self.until)
-        dates = [v for v in given if v is not None and not isinstance(v, int)]
+        dates = [v for v in self._given.values() if not isinstance(v, int)]
         if unit != 's' and dates:
             raise ValueError(
-                f"'val_from', 'test_from' and 'until' need to be numbers, as the times "
+                f'{self._names} need to be numbers, as the times '
                 f'are (got {dates[0]!r}): say in which unit the times are, '
                 f"time_unit='s', or write them as ISO 8601 text"
             )

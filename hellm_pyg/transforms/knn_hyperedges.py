@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,8 @@ class KNNHyperedges(BaseTransform):
         block_size: int = 4096,
         node_type: str = 'item',
     ) -> None:
+        if isinstance(k, bool) or not isinstance(k, SupportsIndex):
+            raise ValueError(f"'k' needs to be a whole number (got {k!r})")
         if k < 1:
             raise ValueError(f"'k' needs to be at least 1 (got {k})")
         if block_size < 1:

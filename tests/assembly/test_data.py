@@ -63,6 +63,7 @@ def test_other_graphs_are_other_caches(tmp_path: Path) -> None:
         ('data.features={text: no.npy}', "'data.features' is not a file"),
         ('data.knn=24', r"'data.knn' needs .*\(got k=24 and 24 such nodes\)"),
         ('data.knn=0', "'data.knn' needs to be at least 1"),
+        ('data.drop_last=50', r"'data.drop_last' needs to be below 6, .*\(got 50\)"),
     ],
 )
 def test_errors_about_data_name_the_key_of_the_recipe(

@@ -53,6 +53,12 @@ def test_doctor_sums_what_members_hold(shop: Path, tmp_path: Path) -> None:
     assert 'train it first' in message
 
 
+def test_doctor_knows_no_such_run() -> None:
+    message = error('doctor', '--run', 'runs/sasrec')
+    assert "'--run' is neither the folder of a run, nor a file, nor" in message
+    assert "the nearest is 'sasrec'" in message
+
+
 def test_doctor_refuses_folders_of_no_run(shop: Path, tmp_path: Path) -> None:
     message = error('doctor', '--run', tmp_path)
     assert "'run' needs to be the folder of a run" in message

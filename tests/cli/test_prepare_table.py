@@ -117,6 +117,11 @@ def test_errors_name_options_as_they_are_typed(files: Path) -> None:
     assert error('prepare', 'table', *given).endswith('rows out with --bad-rows=drop')
     message = error('prepare', 'table', *given, '--bad-rows=drop', '--min-count', 99)
     assert "'--min-rating', '--min-count' and '--min-length' leave" in message
+    dates = ['--val-from', '2024-03-01', '--test-from', '2024-02-01']
+    message = error('prepare', 'table', *given, '--bad-rows=drop', *dates)
+    assert "'--val-from' and '--test-from' need to ascend" in message
+    message = error('prepare', 'table', *given, '--bad-rows=drop', *dates[:2])
+    assert "'--val-from' and '--test-from' make a hold-out by date together" in message
     recipe = ['data.interactions=orders.csv', 'data.user=customer', 'data.item=sku']
     message = error('prepare', *recipe, 'data.time=ordered_at')
     assert message.endswith('rows out with data.bad_rows=drop')

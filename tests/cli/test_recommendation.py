@@ -114,6 +114,17 @@ def test_recommend_to_a_file_for_some(shop: Path, tmp_path: Path) -> None:
     assert len({row['item'] for row in rows}) == NUM_ITEMS
 
 
+def test_what_cannot_be_written_or_read_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / 'top.csv').mkdir()
+    for user in (['--all'], ['-u', 'u07']):
+        message = error('recommend', 'no/run', *user, '-o', tmp_path / 'top.csv')
+        assert "'--out' needs to be a file (got the folder" in message
+        message = error('recommend', 'no/run', *user, '-o', tmp_path / 'top.txt')
+        assert "'--out' needs to end in .parquet" in message
+    message = error('recommend', 'no/run', '--history', 'p001', '--history', ' ')
+    assert "'--history' needs at least one item id (got ' ')" in message
+
+
 def test_unknown_ids_in_recommend(shop: Path) -> None:
     assert "unknown user id 'u99'" in error('recommend', shop / 'seq', '-u', 'u99')
     message = error('recommend', shop / 'seq', '--history', 'p001 p999')

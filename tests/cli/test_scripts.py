@@ -59,3 +59,5 @@ def test_demo_is_handed_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [['x']]
     assert 'No such option' in hellm('demo', '--fast', code=2).stderr
     assert len(seen) == 1
+    assert "'FOLDER'" in error('demo', __file__)
+    assert len(seen) == 1

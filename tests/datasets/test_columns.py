@@ -83,7 +83,6 @@ def test_text_of_any_type():
     [
         (['a', None, 'b'], pa.string(), 2),
         (['a', 'b', ''], pa.string(), 3),
-        (['NaN', 'b'], pa.string(), 1),
         ([1, 2, None], pa.int64(), 3),
         ([1.0, float('nan')], pa.float64(), 2),
     ],
@@ -92,6 +91,13 @@ def test_missing_id_names_the_row(values, kind, row):
     match = rf"'log.csv': column 'user' is missing a value in row {row}$"
     with pytest.raises(ValueError, match=match):
         encode(values, kind)
+
+
+@pytest.mark.parametrize('text', ['NaN', 'null', 'None'])
+def test_words_for_nothing_are_shown(text):
+    match = rf"missing a value in row 2 \(got '{text}', which is read as missing\)$"
+    with pytest.raises(ValueError, match=match):
+        encode(['a', text], pa.string())
 
 
 def test_ids_that_are_none():

@@ -464,6 +464,8 @@ def test_killed_processing_leaves_no_cache(log, load, tmp_path):
         ({'min_length': -1}, r"'min_length' needs to be at least 0 .got -1"),
         ({'min_length': 9}, r'leave no interaction.*min_length=9'),
         ({'features': {'a b': 'x.npy'}}, r"modality names .* .got 'a b'"),
+        ({'features': 'x.npy'}, r"'features' needs to map .* .got 'x.npy'"),
+        ({'features': {'a': np.ones(3)}}, r"'features' needs files, .*got a ndarray"),
         ({'features': {'a': 'x.npy'}}, r"'features' is not a file .got 'x.npy'"),
         ({'features': {'a': 'x.csv'}}, r"'features' .* ends in .npy, .safetensors"),
         ({'items': 'none.csv'}, r"'items' is not a file .got 'none.csv'"),

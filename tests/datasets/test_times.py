@@ -145,6 +145,12 @@ def test_mixed_units_are_refused(unit, policy):
         read([MAY, MAY * 1000, MAY], unit=unit, policy=policy)
 
 
+def test_a_unit_that_no_time_is_in_is_refused():
+    match = r"^'time_unit' .*got 's', .* row 1 is milliseconds: .*time_unit='ms', or"
+    with pytest.raises(ValueError, match=match):
+        read([MAY * 1000, MAY * 1000 + 5], unit='s')
+
+
 @pytest.mark.parametrize('good', [str(MAY), '2024-05-01', '20240501'])
 def test_blanks_have_no_part_in_what_the_others_are_read_as(good):
     got, rows = read(['', 'NaN', good, ' '], policy='drop')

@@ -216,6 +216,9 @@ def test_rank_refuses(data: HeteroData) -> None:
     for k in (0, 31):
         with pytest.raises(ValueError, match=f"'k' .* 30 items \\(got {k}\\)"):
             rank(model, data, [0], k)
+    for k in (1.5, '3', None, True):
+        with pytest.raises(ValueError, match=rf"'k' .* whole number \(got {k!r}\)"):
+            rank(model, data, [0], k, allow_fewer=True)  # type: ignore[arg-type]
     longest = max(range(50), key=lambda u: len(everything(data)[u]))
     left = 30 - len(everything(data)[longest])
     rank(model, data, [longest], left)

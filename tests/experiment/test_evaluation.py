@@ -108,6 +108,10 @@ def test_run_of_other_data_is_refused(tmp_path: Path) -> None:
         file.write('newcomer,p001,1\n')
     with pytest.raises(ValueError, match=r'trained on other data.*got 31 and 24'):
         experiment.load_run(tmp_path / 'run')
+    (tmp_path / 'log.csv').unlink()
+    match = r"'data.interactions' is not a file .*log\.csv'\): .* 'dataset=FOLDER'"
+    with pytest.raises(ValueError, match=match):
+        experiment.load_run(tmp_path / 'run')
     moved = tmp_path / 'moved'
     moved.mkdir()
     overrides = write_shop(moved)

@@ -110,6 +110,16 @@ def test_a_model_that_is_not_there(monkeypatch, tmp_path):
         load_backbone(str(tmp_path / 'no-such'))
 
 
+@pytest.mark.parametrize('content', ['{}', '{"model_type": "none"}'])
+def test_a_folder_without_a_model(tmp_path, content):
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(
+        ValueError, match=r"^'name' is neither .*got '.*'\): "
+    ) as caught:
+        read_config(str(tmp_path))
+    assert '\n' not in str(caught.value)
+
+
 def test_quantisation_config():
     config = quantization_config()
     assert config.load_in_4bit

@@ -97,8 +97,20 @@ def test_errors_leave_nothing(tmp_path: Path) -> None:
         ({'template': '{titel}'}, "'template' may name"),
         ({'name': '../x'}, "'name' needs letters"),
         ({'encoding': Encoding(text_encoder='./gone')}, 'gone'),
+        ({'val_from': '2001-09-14'}, "'val_from' and 'test_from' make .* together"),
     ):
         given: dict[str, Any] = {'min_count': 2, **arguments}
         with pytest.raises(ValueError, match=message):
             prepare_amazon(tmp_path / 'beauty', root=tmp_path / 'raw', **given)
         assert {path.name for path in tmp_path.iterdir()} <= {'raw', 'xdg'}
+
+
+def test_dates_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    for dates, message in (
+        (('2001-09-14', 'soon'), "'test_from' needs an ISO 8601 date"),
+        (('2001-09-15', '2001-09-14'), 'need to ascend'),
+    ):
+        given: dict[str, Any] = {'val_from': dates[0], 'test_from': dates[1]}
+        with pytest.raises(ValueError, match=message):
+            prepare_amazon(tmp_path / 'beauty', root=tmp_path / 'raw', **given)
+        assert list(tmp_path.iterdir()) == []

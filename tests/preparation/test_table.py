@@ -350,7 +350,7 @@ def test_a_stop_leaves_the_former_folder(
     ('arguments', 'message'),
     [
         ({'user': 'client'}, "'user' names the column 'client'"),
-        ({'val_from': '2024-02-01'}, "both 'val_from' and 'test_from'"),
+        ({'val_from': '2024-02-01'}, "'val_from' and 'test_from' make .* together"),
         ({'val_from': '2030-01-01', 'test_from': '2031-01-01'}, 'leave no val target'),
         ({'min_count': 50}, "'min_count' .* leave no interaction"),
         ({'text': '{nmae}'}, "'text' may name"),
@@ -376,6 +376,33 @@ def test_errors_leave_nothing(
         prepare(tmp_path, **arguments)
     names = {path.name for path in tmp_path.iterdir()}
     assert names <= {'orders.csv', 'catalogue.csv', 'xdg'}
+
+
+@pytest.mark.parametrize(
+    ('dates', 'message'),
+    [
+        (('2024-02-15', 'soon'), "^'test_from' needs an ISO 8601 date"),
+        (('2024-02-25', '2024-02-15'), "^'val_from' and 'test_from' need to ascend"),
+        (('2034-02-15', '2034-02-25'), 'leave no val target'),
+    ],
+)
+def test_dates_are_checked_before_texts_are_encoded(
+    tmp_path: Path, dates: tuple[str, str], message: str
+) -> None:
+    encoding = Encoding(text_encoder='gone')
+    with pytest.raises(ValueError, match="'text_encoder' needs"):
+        prepare(tmp_path, text='{name}', encoding=encoding)
+    given: dict[str, Any] = {'val_from': dates[0], 'test_from': dates[1]}
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path, text='{name}', encoding=encoding, **given)
+
+
+def test_texts_that_are_all_empty(tmp_path: Path) -> None:
+    orders, catalogue = write_orders(tmp_path)
+    rows = [f'SKU-{item:02d},,' for item in range(NUM_ITEMS)]
+    catalogue.write_text('\n'.join(['sku,name,brand', *rows]))
+    with pytest.raises(ValueError, match=rf"^'text' needs .*got {NUM_ITEMS} blanks"):
+        prepare_table(tmp_path / 'ready', orders, items=catalogue)
 
 
 def test_users_with_two_interactions_are_not_enough(tmp_path: Path) -> None:

@@ -458,8 +458,24 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
     stopped(tmp_path)
     path = tmp_path / 'state' / 'weights.safetensors'
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r'weights\.safetensors.* damaged'):
+    with pytest.raises(ValueError, match=r'weights\.safetensors.* damaged.* remove'):
         make_trainer(tmp_path).fit()
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['weights.safetensors', 'optimizer.safetensors', 'random.json', 'progress.json'],
+)
+def test_a_state_that_lacks_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    stopped(tmp_path)
+    (tmp_path / 'state' / name).unlink()
+    match = rf"there is no file '.*{name}'; .*remove '.*state' to start over"
+    with pytest.raises(ValueError, match=match):
+        make_trainer(tmp_path).fit()
+    shutil.rmtree(tmp_path / 'state')
+    run = make_trainer(tmp_path)
+    run.fit()
+    assert run.model.losses == CONFIG.epochs * len(run.loader)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch_geometric.transforms as T
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hellm_pyg.transforms import DropLast, LeaveOneOut
@@ -17,6 +17,7 @@ HISTORIES = st.lists(
 @given(HISTORIES, st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_splits_what_is_left(histories, count):
+    assume(max(map(len, histories)) > count or not any(histories))
     found = T.Compose([DropLast(count), LeaveOneOut()])(
         data_from_histories(histories, 9)
     )
@@ -59,6 +60,13 @@ def test_bad_arguments():
             DropLast(count)
     with pytest.raises(ValueError, match='split already'):
         DropLast()(LeaveOneOut()(rec_data()))
+
+
+def test_something_is_to_be_left():
+    data = data_from_histories([[3, 1, 2], [4, 0]], 5)
+    assert DropLast(2)(data)[EDGE].edge_index.tolist() == [[0], [3]]
+    with pytest.raises(ValueError, match=r"'count' needs to be below 3, .*\(got 3\)"):
+        DropLast(3)(data)
 
 
 def test_repr():

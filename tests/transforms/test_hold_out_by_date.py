@@ -213,8 +213,8 @@ def test_dates_of_all_kinds():
     ('arguments', 'match'),
     [
         (('2024-05-01', '2024-05-01'), r"need to ascend .got val_from='2024-05-01'"),
-        ((5, 3), r'need to ascend .got val_from=5, test_from=3'),
-        ((5, 7, 6), r'need to ascend .*until=6'),
+        ((5, 3), r"^'val_from' and 'test_from' need to ascend .got val_from=5, test_"),
+        ((5, 7, 6), r"^'val_from', 'test_from' and 'until' need to ascend .*until=6"),
         (('May', 7), r"'val_from' needs an ISO 8601 date .* .got 'May'"),
         ((5, 7.5), r"'test_from' needs a date or a whole number .got 7.5"),
         ((5, 7, None, -1), r"'min_history' needs to be at least 0 .got -1"),
@@ -236,7 +236,8 @@ def test_bad_data(split):
         HoldOutByDate(10_000, 20_000)(data)
     data.time_unit = 'number'
     for dates in (('2024-05-01', 2 * 10**9), (4, '2024-05-01'), (4, 7, '2024-05-01')):
-        match = r"'until' need to be numbers, .*got '2024-05-01'"
+        last = ('test_from', 'until')[len(dates) - 2]
+        match = rf"'{last}' need to be numbers, .*got '2024-05-01'"
         with pytest.raises(ValueError, match=match):
             HoldOutByDate(*dates)(data)
     data.time_unit = 'position'

@@ -169,6 +169,8 @@ def test_ivf_fills_up_from_the_exact_index():
     ('kwargs', 'message'),
     [
         ({'k': 0}, r"'k' needs to be at least 1 \(got 0\)"),
+        ({'k': 2.5}, r"'k' needs to be a whole number \(got 2.5\)"),
+        ({'k': True}, r"'k' needs to be a whole number \(got True\)"),
         ({'block_size': 0}, r"'block_size' .* \(got 0\)"),
         ({'direction': 'both'}, r"'direction' .* \(got 'both'\)"),
         ({'index': 'hnsw'}, r"'index' .* \(got 'hnsw'\)"),
