@@ -87,8 +87,8 @@ def recommend(
 
     Raises:
         UnknownIdError: If a user or an item is unknown.
-        ValueError: If a history is empty, there are no candidates, ``k`` is below 1,
-            or the model gives scores that are not finite.
+        ValueError: If a history is empty, there are no candidates, ``k`` is no whole
+            number from 1 on, or the model gives scores that are not finite.
     """
     options['candidates'] = _candidates(ids, candidates)
     if users is None:
@@ -134,8 +134,8 @@ def export_top_n(
         Number of rows written.
 
     Raises:
-        ValueError: If the format is unknown, ``path`` is a folder, ``k`` is below 1, or
-            the model gives scores that are not finite.
+        ValueError: If the format is unknown, ``path`` is a folder, ``k`` is no whole
+            number from 1 on, or the model gives scores that are not finite.
     """
     path, count = checked_path(path), 0
     options |= {'batch_size': batch_size, 'candidates': _candidates(ids, candidates)}

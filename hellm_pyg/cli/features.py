@@ -10,6 +10,7 @@ import typer
 
 from hellm_pyg.cli.arguments import Cache, Device, ImageColumn, Images
 from hellm_pyg.cli.output import print_table
+from hellm_pyg.keys import in_words
 
 
 class Pooling(StrEnum):
@@ -93,22 +94,23 @@ def features(
     """
     from hellm_pyg.llm.feature_files import encode_features
 
-    cards = encode_features(
-        out,
-        items,
-        item_id=item_id,
-        title=title,
-        text=text,
-        encoder=encoder,
-        pooling=None if pooling is None else pooling.value,
-        max_length=max_length,
-        images=images,
-        image_column=image_column,
-        image_encoder=image_encoder,
-        precision=precision.value,
-        device=device,
-        cache=cache,
-    )
+    with in_words({'template': 'text', 'texts': 'text'}):
+        cards = encode_features(
+            out,
+            items,
+            item_id=item_id,
+            title=title,
+            text=text,
+            encoder=encoder,
+            pooling=None if pooling is None else pooling.value,
+            max_length=max_length,
+            images=images,
+            image_column=image_column,
+            image_encoder=image_encoder,
+            precision=precision.value,
+            device=device,
+            cache=cache,
+        )
     for modality, card in cards.items():
         rows = {name: value for name, value in card.items() if name != 'problems'}
         print_table(f'{out}: {modality}', rows)

@@ -13,7 +13,6 @@ from hellm_pyg.checkpoint import save_json, save_tensors
 from hellm_pyg.datasets.features import items_hash
 from hellm_pyg.datasets.item_table import ItemTable, read_items
 from hellm_pyg.datasets.tables import TABLES, checked_file
-from hellm_pyg.keys import in_words
 from hellm_pyg.llm.features import ImageFeatures, TextFeatures
 from hellm_pyg.llm.text_encoder import Pooling
 from hellm_pyg.precision import Precision
@@ -96,8 +95,7 @@ def encode_features(
             cache=cache,
             progress=progress,
         )
-        with in_words({'template': 'text', 'texts': 'text'}):
-            features['text'], cards['text'] = transform.encode(columns)
+        features['text'], cards['text'] = transform.encode(columns)
     if images is not None:
         images_of = ImageFeatures(
             images,
@@ -108,8 +106,7 @@ def encode_features(
             cache=cache,
             progress=progress,
         )
-        with in_words({'encoder': 'image_encoder'}):
-            features['image'], cards['image'] = images_of.encode(columns, table.ids)
+        features['image'], cards['image'] = images_of.encode(columns, table.ids)
     # One entry: the order of several differs from call to call.
     header = json.dumps({'items': items_hash(table.ids), 'cards': cards})
     save_tensors(out, features, {'features': header})

@@ -82,7 +82,7 @@ def encode(
     cards: dict[str, dict[str, Any]] = {}
     if encoding.text:
         files['text'] = f'{FEATURES}/text.safetensors'
-        with in_words({'encoder': 'text_encoder'}):
+        with in_words({'encoder': 'text_encoder', 'texts': 'text'}):
             cards |= encode_features(
                 folder / files['text'],
                 text=encoding.text,
@@ -91,13 +91,14 @@ def encode(
             )
     if encoding.images is not None and encoding.image_encoder is not None:
         files['image'] = f'{FEATURES}/image.safetensors'
-        cards |= encode_features(
-            folder / files['image'],
-            images=encoding.images,
-            image_column=encoding.image_column,
-            image_encoder=encoding.image_encoder,
-            **common,
-        )
+        with in_words({'encoder': 'image_encoder'}):
+            cards |= encode_features(
+                folder / files['image'],
+                images=encoding.images,
+                image_column=encoding.image_column,
+                image_encoder=encoding.image_encoder,
+                **common,
+            )
     return files, cards
 
 

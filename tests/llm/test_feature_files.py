@@ -104,12 +104,8 @@ def test_what_is_encoded(shop, tmp_path):
     [
         ({'out': 'features.npy'}, r"'out' needs to end in '\.safetensors'"),
         ({'item_id': 'skus'}, r"'skus'.*did you mean item_id='sku'"),
-        ({'text': '{nome}'}, r"^'text' may .*'nome'.*did you mean \['name'\]"),
-        ({'encoder': 'no/such/folder'}, "^'encoder' needs"),
-        (
-            {'images': '.', 'image_column': 'photo', 'image_encoder': 'no/such'},
-            "^'image_encoder' needs",
-        ),
+        ({'text': '{nome}'}, r"'nome'.*did you mean \['name'\]"),
+        ({'encoder': 'no/such/folder'}, "'encoder' needs"),
         ({'images': 'no/such/folder'}, "'images' is not a folder"),
         ({'images': '.', 'image_column': 'fotos'}, "did you mean column='photo'"),
         ({'precision': 'fp16'}, "'precision' needs to be"),

@@ -397,6 +397,13 @@ def test_dates_are_checked_before_texts_are_encoded(
         prepare(tmp_path, text='{name}', encoding=encoding, **given)
 
 
+def test_an_encoder_of_images_that_is_not_there(tmp_path: Path) -> None:
+    photos = write_pictures(tmp_path / 'photos')
+    encoding = Encoding(images=photos, image_encoder='./gone', progress=False)
+    with pytest.raises(ValueError, match=r"^'image_encoder' needs 'clip'"):
+        prepare(tmp_path, encoding=encoding)
+
+
 def test_texts_that_are_all_empty(tmp_path: Path) -> None:
     orders, catalogue = write_orders(tmp_path)
     rows = [f'SKU-{item:02d},,' for item in range(NUM_ITEMS)]
