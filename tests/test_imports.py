@@ -32,6 +32,7 @@ RULES = {
     'hellm_pyg.llm': {
         'hellm_pyg.llm',
         'hellm_pyg.nn.aggr',
+        'hellm_pyg.nn.parameter_names',
         'hellm_pyg.nn.scoring',
         'hellm_pyg.nn.smoothing',
         'hellm_pyg.nn.soft_targets',

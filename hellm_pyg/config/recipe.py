@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,22 @@ def _prepared(name: str, datasets: Iterable[str], source: str) -> dict[str, Any]
     return data | {'features': {m: str(folder / path) for m, path in features.items()}}
 
 
+def _with_dataset(
+    raw: dict, name: str, datasets: Mapping[str, Any], source: str
+) -> dict[str, Any]:
+    """A recipe with the data set of its ``datasets``, or of a prepared folder."""
+    if name in datasets:
+        parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
+        return _merge(raw, datasets[name])
+    own = raw.get('data') or {}
+    kept = {key: own[key] for key in own if key in OF_RECIPE}
+    data = _prepared(name, datasets, source)
+    if 'knn' in data:  # the most neighbours that items have there
+        knn = parse(raw, Config, '', source).data.knn
+        data['knn'] = min(data['knn'], knn)
+    return {**raw, 'data': kept | data}
+
+
 def save_data_config(data: DataConfig, folder: str | Path) -> None:
     """Writes how a prepared folder is read; its paths are relative to the folder.
 
@@ -193,18 +209,8 @@ def load_config(
         raise ValueError(
             f"'datasets' in {source} needs to be a mapping (got {datasets!r})"
         )
-    for name in chosen:
-        if name not in datasets:
-            own = raw.get('data') or {}
-            kept = {key: own[key] for key in own if key in OF_RECIPE}
-            data = _prepared(name, datasets, source)
-            if 'knn' in data:  # the most neighbours that items have there
-                knn = parse(raw, Config, '', source).data.knn
-                data['knn'] = min(data['knn'], knn)
-            raw['data'] = kept | data
-            continue
-        parse(datasets[name], Config, '', f"{source}, 'datasets.{name}'")
-        raw = _merge(raw, datasets[name])
+    if chosen:
+        raw = _with_dataset(raw, chosen[0], datasets, source)
     parse(raw, Config, '', source)
     if any(override.startswith('train.batch_size=') for override in overrides):
         raw = _merge(raw, {'train': {'batch_tokens': None}})

@@ -71,11 +71,13 @@ def interaction_edges(data: HeteroData) -> Tensor:
                 f"'data' needs the number of its {kind}s (got none): set "
                 f"data['{kind}'].num_nodes"
             )
-        name, advice = (
+        check_indices(
             f'data.edge_index[{axis}]',
+            edge_index[axis],
+            size,
+            f'{kind}s',
             'number them from 0, as InteractionFiles does',
         )
-        check_indices(name, edge_index[axis], size, f'{kind}s', advice)
     return edge_index
 
 

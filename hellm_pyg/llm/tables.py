@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hellm_pyg.nn.parameter_names import check_parameter_names
+
 
 class ItemTables(nn.Module):
     r"""Item embeddings by name, frozen or trained.
@@ -66,14 +68,9 @@ class ItemTables(nn.Module):
         self.scale = scale
         self.channels = {name: size[1] for name, size in sizes.items()}
         self.num_items = next(iter(sizes.values()))[0]
+        check_parameter_names('item_embeddings', tables)
         self.weights, self.factors = nn.ParameterDict(), nn.ParameterDict()
         for name, table in tables.items():
-            if not name or '.' in name or hasattr(self.weights, name):
-                raise ValueError(
-                    f"'item_embeddings' needs names without '.' that are no attributes "
-                    f"of torch's ParameterDict, as 'items' is (got {name!r}): choose "
-                    f'another name'
-                )
             table = table.detach().float()
             missing = table.isnan().any(dim=1, keepdim=True)
             table = table.masked_fill(missing, 0.0)

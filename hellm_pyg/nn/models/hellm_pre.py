@@ -18,7 +18,7 @@ from hellm_pyg.nn.models.base import GraphRecommender, Vectors, check_not_negati
 from hellm_pyg.nn.models.item_graph import plain_tensor
 from hellm_pyg.nn.models.kept import Kept
 from hellm_pyg.nn.models.lightgcn import BipartiteLightGCN
-from hellm_pyg.nn.models.multimodal import check_names
+from hellm_pyg.nn.parameter_names import check_parameter_names
 
 
 class NodeViews(NamedTuple):
@@ -161,11 +161,12 @@ class HeLLMPre(GraphRecommender):
         modalities: Sequence[str] | None = None,
     ) -> None:
         super().__init__(num_users, num_items, lambda_reg)
-        layers = {
-            'num_user_layers': num_user_layers,
-            'num_item_layers': num_item_layers,
-        }
-        check_not_negative(**layers, alpha=alpha, beta=beta)
+        check_not_negative(
+            num_user_layers=num_user_layers,
+            num_item_layers=num_item_layers,
+            alpha=alpha,
+            beta=beta,
+        )
         for name, normalization in (
             ('normalization_user', normalization_user),
             ('normalization_item', normalization_item),
@@ -187,7 +188,7 @@ class HeLLMPre(GraphRecommender):
                 "'trainable_hyperedge_weight' needs to know the item hypergraphs "
                 "(got modalities=None); name them, as in modalities=['text']"
             )
-        check_names('modalities', modalities or ())
+        check_parameter_names('modalities', modalities or ())
         self.num_user_layers = num_user_layers
         self.num_item_layers = num_item_layers
         self.contrastive = contrastive

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -12,21 +12,7 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.data.features import present_rows
 from hellm_pyg.nn.directions import directions
 from hellm_pyg.nn.models.kept import Kept
-
-
-def check_names(argument: str, names: Iterable[str]) -> None:
-    """Refuses modalities by whose names torch could keep no parameters.
-
-    Raises:
-        ValueError: If a name is empty, has a dot or is one of torch's own.
-    """
-    parameters = torch.nn.ParameterDict()
-    for name in names:
-        if not name or '.' in name or hasattr(parameters, name):
-            raise ValueError(
-                f"'{argument}' needs names without '.' that are no attributes of "
-                f"torch's ParameterDict, as 'items' is (got {name!r}): choose another"
-            )
+from hellm_pyg.nn.parameter_names import check_parameter_names
 
 
 class ItemFeatures(torch.nn.Module):
@@ -63,7 +49,7 @@ class ItemFeatures(torch.nn.Module):
                 f'{dict(feature_dims)}); without features use LightGCN'
             )
         self.dims = {name: feature_dims[name] for name in sorted(feature_dims)}
-        check_names('feature_dims', self.dims)
+        check_parameter_names('feature_dims', self.dims)
         self.offset = torch.nn.ParameterDict()
         if trainable:
             for name, width in self.dims.items():
