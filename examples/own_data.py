@@ -31,6 +31,7 @@ from hellm_pyg.datasets.card import write_card
 from hellm_pyg.datasets.provenance import table_provenance
 from hellm_pyg.evaluation import evaluate
 from hellm_pyg.llm import ImageFeatures, TextFeatures
+from hellm_pyg.new_items import NewItems
 from hellm_pyg.nn.models import HeLLMPre, Popularity
 from hellm_pyg.recommendation import recommend
 from hellm_pyg.training import Trainer
@@ -45,7 +46,8 @@ seed_everything(2024)
 shop, draw = args.out / 'shop', random.Random(2024)
 
 # 1. The shop: a catalogue, a picture a product, and orders. Every customer has a kind
-# of product that they mostly buy. Two products have no picture, half are in stock.
+# of product that they mostly buy. Two products have no picture, half are in stock, and
+# two arrive when all is trained.
 KINDS = ('mug', 'bowl', 'vase', 'lamp', 'candle', 'clock')
 COLOURS = ('red', 'orange', 'gold', 'green', 'teal', 'navy', 'purple', 'pink', 'gray')
 pairs = [(kind, colour) for kind in KINDS for colour in COLOURS]
@@ -74,6 +76,10 @@ with (shop / 'orders.csv').open('w', newline='', encoding='utf-8') as file:
         for sku in basket:
             day += timedelta(days=draw.randint(1, 20))
             writer.writerow([f'C-{customer:04d}', sku, day.isoformat()])
+arrivals = {'SKU-100': ('mug, silver', 'Mugs & Co'), 'SKU-101': ('lamp, blue', '')}
+with (shop / 'arrivals.csv').open('w', newline='', encoding='utf-8') as file:
+    rows = [[sku, name, brand] for sku, (name, brand) in arrivals.items()]
+    csv.writer(file).writerows([['sku', 'name', 'brand'], *rows])
 (shop / 'stock.txt').write_text('\n'.join(list(products)[::2]) + '\n')
 
 if args.image_encoder is None:
@@ -94,6 +100,7 @@ if args.image_encoder is None:
 
 # 2. The prepared set, with features, its split and its graphs; all kept in a cache.
 template = '{title}. {brand}'
+texts = TextFeatures(args.text_encoder, template)
 dataset = InteractionFiles(
     args.out / 'cache',
     shop / 'orders.csv',
@@ -107,7 +114,7 @@ dataset = InteractionFiles(
     name='Own shop',
     pre_transform=T.Compose(
         [
-            TextFeatures(args.text_encoder, template),
+            texts,
             ImageFeatures(shop / 'photos', args.image_encoder),
             LeaveOneOut(),
             UserItemGraph(),
@@ -139,4 +146,12 @@ for row in recommend(model, data, ids, users=['C-0045'], k=5):
     print(f'{row.rank}. {row.item} {row.title} ({row.score:.3f})')
 print('Somebody new who has bought SKU-001 and SKU-003 may like:')
 for row in recommend(model, data, ids, histories=[['SKU-001', 'SKU-003']], k=5):
+    print(f'{row.rank}. {row.item} {row.title} ({row.score:.3f})')
+
+# 5. Products that came later are recommended by what their texts are like.
+titles, brands = zip(*arrivals.values(), strict=True)
+x = texts.encode({'title': titles, 'brand': brands})[0]
+new = NewItems(list(arrivals), {'text': x}, titles)
+print('Of what has just arrived:')
+for row in recommend(model, data, ids, ['C-0045'], new_items=new, candidates=new.ids):
     print(f'{row.rank}. {row.item} {row.title} ({row.score:.3f})')

@@ -18,6 +18,7 @@ from hellm_pyg.checkpoint import atomic
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import Id, IdMap
 from hellm_pyg.evaluation import Recommender, iter_rank
+from hellm_pyg.new_items import NewItems
 
 FORMATS = ('.parquet', '.csv', '.jsonl')
 
@@ -58,6 +59,7 @@ def recommend(
     k: int = 10,
     exclude_seen: bool = True,
     candidates: Sequence[Any] | None = None,
+    new_items: NewItems | None = None,
     **options: Any,
 ) -> list[Recommendation]:
     """Recommends items to known users and to new ones.
@@ -79,6 +81,8 @@ def recommend(
         exclude_seen: Whether items of the history are left out.
         candidates: Original ids of the items that may be recommended, such as those
             in stock; :obj:`None` for all. The histories may hold others.
+        new_items: Items that the model does not know, which are recommended, too,
+            and may stand in histories and among the candidates.
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``,
             see :func:`~hellm_pyg.evaluation.rank`.
 
@@ -88,8 +92,10 @@ def recommend(
     Raises:
         UnknownIdError: If a user or an item is unknown.
         ValueError: If a history is empty, there are no candidates, ``k`` is no whole
-            number from 1 on, or the model gives scores that are not finite.
+            number from 1 on, a new item is known, or the model gives scores that are
+            not finite.
     """
+    ids = _with_new(ids, data, new_items, options)
     options['candidates'] = _candidates(ids, candidates)
     if users is None:
         known = torch.arange(ids.num_users if histories is None else 0)
@@ -109,6 +115,7 @@ def export_top_n(
     k: int = 10,
     exclude_seen: bool = True,
     candidates: Sequence[Any] | None = None,
+    new_items: NewItems | None = None,
     batch_size: int = 512,
     **options: Any,
 ) -> int:
@@ -127,6 +134,7 @@ def export_top_n(
         k: Number of items for each user.
         exclude_seen: Whether items of the history are left out.
         candidates: As of :func:`recommend`.
+        new_items: As of :func:`recommend`.
         batch_size: Users scored at once.
         options: As of :func:`recommend`, and ``progress``.
 
@@ -135,9 +143,11 @@ def export_top_n(
 
     Raises:
         ValueError: If the format is unknown, ``path`` is a folder, ``k`` is no whole
-            number from 1 on, or the model gives scores that are not finite.
+            number from 1 on, a new item is known, or the model gives scores that are
+            not finite.
     """
     path, count = checked_path(path), 0
+    ids = _with_new(ids, data, new_items, options)
     options |= {'batch_size': batch_size, 'candidates': _candidates(ids, candidates)}
     with _writer(path, ids, KNOWN) as write:
         for lines in _ranked(model, data, ids, [None], k, exclude_seen, options):
@@ -151,6 +161,12 @@ def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> 
 
     With new users among them the file also has the column ``history``.
 
+    Args:
+        rows: The rows.
+        path: A ``.parquet``, ``.csv`` or ``.jsonl`` file.
+        ids: The ids that they are of, with new items among them
+            (:meth:`~hellm_pyg.datasets.IdMap.with_items`) if there are any.
+
     Raises:
         ValueError: If the format is unknown, or ``path`` is a folder.
     """
@@ -158,6 +174,16 @@ def write_rows(rows: Sequence[Recommendation], path: str | Path, ids: IdMap) -> 
     columns = Recommendation._fields if new else KNOWN
     with _writer(checked_path(path), ids, columns) as write:
         write(rows)
+
+
+def _with_new(
+    ids: IdMap, data: HeteroData, new_items: NewItems | None, options: dict[str, Any]
+) -> IdMap:
+    """Adds what scores new items to the options, and returns the ids of all items."""
+    if new_items is None:
+        return ids
+    options['new_items'] = new_items.scores(data)
+    return ids.with_items(new_items.ids, new_items.titles)
 
 
 def _candidates(ids: IdMap, candidates: Sequence[Any] | None) -> Tensor | None:

@@ -337,6 +337,9 @@ def test_own_data_goes_from_tables_and_pictures_to_own_ids(tmp_path):
         taken = [line for line in lines[at + 1 : at + 6] if f' {kind}, ' in line]
         assert len(taken) >= 3
         assert all(line.split()[1].startswith('SKU-') for line in taken)
+    assert lines[-3] == 'Of what has just arrived:'
+    assert lines[-2].startswith('1. SKU-101 lamp, blue (')
+    assert lines[-1].startswith('2. SKU-100 mug, silver (')
     card = (tmp_path / 'data_card.md').read_text(encoding='utf-8')
     assert '| users | 400 |' in card
     assert '{title}. {brand}' in card

@@ -44,6 +44,7 @@ RULES = {
         'hellm_pyg.datasets.item_text',
         'hellm_pyg.datasets.tables',
         'hellm_pyg.checkpoint',
+        'hellm_pyg.keys',
         'hellm_pyg.precision',
     },
     'hellm_pyg.evaluation': {
@@ -67,8 +68,15 @@ RULES = {
     'hellm_pyg.config': {'hellm_pyg.config', 'hellm_pyg.checkpoint'},
     'hellm_pyg.indices': set(),
     'hellm_pyg.keys': set(),
+    'hellm_pyg.new_items': {
+        'hellm_pyg.evaluation',
+        'hellm_pyg.data',
+        'hellm_pyg.datasets.ids',
+        'hellm_pyg.transforms',
+    },
     'hellm_pyg.recommendation': {
         'hellm_pyg.evaluation',
+        'hellm_pyg.new_items',
         'hellm_pyg.data',
         'hellm_pyg.datasets.ids',
         'hellm_pyg.checkpoint',

@@ -45,6 +45,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path('orders.csv').write_text(''.join(orders))
     rows = [f'S{i},"Thing, {i}"\n' for i in range(ITEMS)]
     Path('catalogue.csv').write_text('sku,name\n' + ''.join(rows))
+    Path('arrivals.csv').write_text('sku,name\nS3,"Thing, 3"\nN1,"Thing, new"\n')
     return tmp_path
 
 
@@ -65,7 +66,7 @@ def test_the_way_of_a_shop(
 ) -> None:
     assert [command[0] for command in commands()] == [
         'prepare', 'pretrain', 'pretrain', 'pretrain', 'finetune', 'evaluate',
-        'recommend', 'recommend',
+        'recommend', 'recommend', 'recommend',
     ]  # fmt: skip
     write_llm(shop / 'llm')
     shown = []
@@ -74,8 +75,9 @@ def test_the_way_of_a_shop(
         result = CliRunner().invoke(app, [*command, *extra])
         assert result.exit_code == 0, result.output
         shown.append(result.stdout)
+    assert 'arrivals.csv: 1 new items' in result.stderr
     assert Path('top.parquet').is_file()
-    items = re.findall(r'│ \d+ +│ (S\d+) +│', shown[-2].partition('User C-1042')[2])
+    items = re.findall(r'│ \d+ +│ (S\d+) +│', shown[-3].partition('User C-1042')[2])
     assert len(items) == 10
     (code,) = (block for block in blocks('python') if 'finetune' in block)
     load = config.load_config

@@ -13,6 +13,7 @@ from torch_geometric.transforms import Compose
 
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.datasets.ids import Id, IdMap, UnknownIdError
+from hellm_pyg.new_items import NewItems
 from hellm_pyg.nn.models import LightGCN, SASRec
 from hellm_pyg.recommendation import (
     Recommendation,
@@ -239,6 +240,54 @@ def test_candidates(data: HeteroData, ids: IdMap, tmp_path: Path) -> None:
     assert read(path) == [known(row) for row in expected]
     with pytest.raises(UnknownIdError, match='ghost'):
         recommend(model, data, ids, k=3, candidates=[some[0], 'ghost'])
+
+
+def new_items(data: HeteroData, doubles: list[int]) -> NewItems:
+    """New items that are like known ones in all but the id."""
+    names: list[Id] = [f'new-{index}' for index in doubles]
+    x = data['item'].x_text[doubles]
+    return NewItems(names, {'text': x}, [f'New {i}' for i in doubles], k=1)
+
+
+def test_new_items_stand_behind_what_they_are_like(
+    data: HeteroData, ids: IdMap, tmp_path: Path
+) -> None:
+    new, model = new_items(data, [2, 29, 0]), LastItem()
+    histories = [['asin-27'], ['asin-3', 'new-29'], ['asin-28']]
+    rows = recommend(model, data, ids, histories=histories, k=3, new_items=new)
+    assert [(row.history, row.item, row.title) for row in rows] == [
+        (1, 'asin-28', 'Item 28'),
+        (1, 'asin-29', 'Item 29'),
+        (1, 'new-29', 'New 29'),  # of equal scores the known one is first
+        (2, 'asin-29', 'Item 29'),  # the new one is in the history
+        (2, 'asin-0', 'Item 0'),
+        (2, 'new-0', 'New 0'),
+        (3, 'asin-29', 'Item 29'),
+        (3, 'new-29', 'New 29'),
+        (3, 'asin-0', 'Item 0'),
+    ]
+    assert rows[1].score == rows[2].score
+    some = recommend(
+        model, data, ids, users=ids.users, k=9, new_items=new,
+        candidates=['new-0', 'asin-5', 'new-2'],
+    )  # fmt: skip
+    assert {row.item for row in some} == {'new-0', 'asin-5', 'new-2'}
+    for ending in ('jsonl', 'parquet', 'csv'):
+        path = tmp_path / f'top.{ending}'
+        count = export_top_n(model, data, ids, path, k=12, new_items=new)
+        assert count == len(read(path)) == 20 * 12
+        every = ids.with_items(new.ids, new.titles)
+        write_rows(rows, path, every)
+        assert [row['item'] for row in read(path)] == [row.item for row in rows]
+    assert ids.num_items == 30
+
+
+def test_new_items_that_are_known(data: HeteroData, ids: IdMap) -> None:
+    known = NewItems(['asin-3'], {'text': data['item'].x_text[:1]})
+    with pytest.raises(ValueError, match=r"not known yet \(got 'asin-3', which is"):
+        recommend(LastItem(), data, ids, k=3, new_items=known)
+    with pytest.raises(UnknownIdError, match="item id 'new-1'"):
+        recommend(LastItem(), data, ids, k=3, candidates=['new-1'])
 
 
 def known(row: Recommendation) -> dict[str, Any]:

@@ -51,3 +51,26 @@ def read_config(arguments: Sequence[str], extra: Iterable[str] = ()) -> Config:
     if '=' in recipe and not Path(recipe).is_file():
         return load_config(None, [*arguments, *extra])
     return load_config(recipe, [*arguments[1:], *extra])
+
+
+def named_files(pairs: Sequence[str], option: str) -> dict[str, str]:
+    """Modality to file, of an option that is given as NAME=FILE.
+
+    Raises:
+        ValueError: If one has another form, or a name comes twice.
+    """
+    files: dict[str, str] = {}
+    for pair in pairs:
+        modality, equals, file = pair.partition('=')
+        if not (modality and equals and file):
+            raise ValueError(
+                f"'{option}' needs the form NAME=FILE, as 'text=text.npy' (got "
+                f'{pair!r})'
+            )
+        if modality in files:
+            raise ValueError(
+                f"'{option}' names '{modality}' twice (got {files[modality]!r} and "
+                f'{file!r})'
+            )
+        files[modality] = file
+    return files

@@ -14,6 +14,7 @@ from hellm_pyg.cli.arguments import (
     ImageColumn,
     Images,
     TextEncoder,
+    named_files,
 )
 from hellm_pyg.cli.prepare import report
 
@@ -154,7 +155,7 @@ def prepare_table(
         item_id=item_id,
         title=title,
         text=text,
-        features=_files(features or []),
+        features=named_files(features or [], '--features'),
         encoding=encoding,
         min_rating=min_rating,
         min_count=min_count,
@@ -166,21 +167,3 @@ def prepare_table(
         name=name,
     )
     report(prepared)
-
-
-def _files(pairs: list[str]) -> dict[str, str]:
-    files: dict[str, str] = {}
-    for pair in pairs:
-        modality, equals, file = pair.partition('=')
-        if not (modality and equals and file):
-            raise ValueError(
-                f"'--features' needs the form NAME=FILE, as 'text=text.npy' (got "
-                f'{pair!r})'
-            )
-        if modality in files:
-            raise ValueError(
-                f"'--features' names '{modality}' twice (got {files[modality]!r} and "
-                f'{file!r})'
-            )
-        files[modality] = file
-    return files

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellm_pyg.cli.arguments import Overrides, RunFolder
+from hellm_pyg.cli.arguments import (
+    Cache,
+    Device,
+    Overrides,
+    RunFolder,
+    named_files,
+)
+from hellm_pyg.keys import in_words
 
 if TYPE_CHECKING:
     from hellm_pyg.datasets import IdMap
@@ -46,6 +53,24 @@ def recommend(
             help='Text file of the item ids that may be recommended, one a line.'
         ),
     ] = None,
+    new_items: Annotated[
+        Path | None,
+        typer.Option(
+            metavar='FILE',
+            help="Table with the catalogue's columns whose unknown items are "
+            'recommended, too; known ones are passed over.',
+        ),
+    ] = None,
+    new_features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='NAME=FILE',
+            help='Features whose rows follow that table: .npy or .safetensors '
+            '(repeatable). Texts are encoded without them, as hellm did before.',
+        ),
+    ] = None,
+    device: Device = None,
+    cache: Cache = None,
 ) -> None:
     """Recommend items to known users, to new ones, or to all.
 
@@ -55,9 +80,10 @@ def recommend(
     hellm recommend runs/shop/hellm --history '"red shoe" hat-7'
     hellm recommend runs/beauty/hellm --all --out top.parquet
     hellm recommend runs/shop/hellm --user C-1042 --candidates stock.txt
+    hellm recommend runs/shop/hellm --user C-1042 --new-items catalogue.csv
     """
     from hellm_pyg import recommendation
-    from hellm_pyg.experiment import load_run
+    from hellm_pyg.experiment import load_run, read_new_items
     from hellm_pyg.training.processes import make_accelerator
 
     if everyone and out is None:
@@ -77,15 +103,30 @@ def recommend(
     if [] in histories:
         empty = (history or [])[histories.index([])]
         raise ValueError(f"'--history' needs at least one item id (got {empty!r})")
+    if new_features and new_items is None:
+        raise ValueError(
+            f"'--new-features' describes the rows of '--new-items' (got "
+            f'{new_features} without it): give the table, too'
+        )
+    given = named_files(new_features or [], '--new-features')
     loaded = load_run(run, overrides or [])
     model, data, ids = loaded.model, loaded.data, loaded.ids
+    new = None
+    if new_items is not None:
+        with in_words({'items': '--new-items', 'features': '--new-features'}):
+            new = read_new_items(
+                loaded, new_items, given, device=device, cache=cache, progress=True
+            )
+        typer.echo(f'{new_items}: {len(new.ids):,} new items', err=True)
+    every = ids if new is None else ids.with_items(new.ids, new.titles)
     if next(model.parameters(), None) is not None:  # else it counts, on the CPU
         model.to(make_accelerator().device)
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
+    common['new_items'] = new
     common['max_len'] = loaded.config.train.max_len
     common['batch_size'] = loaded.config.eval.batch_size
     if candidates is not None:
-        common['candidates'] = _candidates(candidates, ids)
+        common['candidates'] = _candidates(candidates, every)
     if everyone and out is not None:
         common['progress'] = True
         count = recommendation.export_top_n(model, data, ids, out, **common)
@@ -93,7 +134,7 @@ def recommend(
         return
     rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
     if out is not None:
-        recommendation.write_rows(rows, out, ids)
+        recommendation.write_rows(rows, out, every)
         typer.echo(f'{out}: {len(rows):,} rows')
     else:
         known = ids.user_id(ids.user_index(user or []))

@@ -127,6 +127,30 @@ class IdMap:
         """Original id of an internal item index, or the list of several."""
         return _original(self.items, index, 'item')
 
+    def with_items(
+        self, items: Sequence[Id], titles: Sequence[str] | None = None
+    ) -> IdMap:
+        r"""The map with further items behind its own.
+
+        Args:
+            items: Their original ids, of length :math:`N`.
+            titles: Their titles, of length :math:`N`; empty if :obj:`None`.
+
+        Raises:
+            ValueError: If an item is known, or as of the class.
+        """
+        known = self.known_items(items)
+        if known:
+            raise ValueError(
+                f"'items' needs ids that are not known yet (got {known[0]!r}, which "
+                f'is): leave it out'
+            )
+        joined = None
+        if self.titles is not None or titles is not None:
+            own = self.titles or [''] * self.num_items
+            joined = [*own, *([''] * len(items) if titles is None else titles)]
+        return IdMap(self.users, [*self.items, *items], joined)
+
     def save(self, path: str | Path) -> None:
         """Writes the map as JSON; the file is replaced whole or not at all."""
         content = {'users': self.users, 'items': self.items, 'titles': self.titles}

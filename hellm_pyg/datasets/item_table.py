@@ -39,6 +39,20 @@ class ItemTable:
         row = {str(value): index for index, value in enumerate(self.ids)}
         return np.array([row.get(str(value), -1) for value in items], dtype=np.int64)
 
+    def named(self, item_id: str, title: str | None) -> dict[str, list[Any]]:
+        """All columns by their own names, as templates read them.
+
+        The titles are ``'title'``, too, where no other column has this name.
+
+        Args:
+            item_id: Name of the column of the ids.
+            title: Name of that of the titles.
+        """
+        columns: dict[str, list[Any]] = {item_id: list(self.ids), **self.columns}
+        if self.titles is not None and title is not None:
+            columns = {'title': self.titles} | columns | {title: self.titles}
+        return columns
+
 
 def read_items(source: Source, item_id: str, title: str | None) -> ItemTable:
     """Reads an item table.

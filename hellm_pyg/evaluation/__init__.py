@@ -10,6 +10,7 @@ from hellm_pyg.evaluation.metrics import (
     target_rank,
     top_k,
 )
+from hellm_pyg.evaluation.new_items import NeighborScores
 from hellm_pyg.evaluation.protocol import HEADLINE, Evaluation, Protocol, Recommender
 from hellm_pyg.evaluation.ranking import evaluate, evaluate_protocols
 from hellm_pyg.evaluation.scoring import inference
@@ -19,6 +20,7 @@ __all__ = [
     'HEADLINE',
     'Choice',
     'Evaluation',
+    'NeighborScores',
     'Protocol',
     'Recommender',
     'beyond_accuracy',

@@ -14,6 +14,7 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.data.batch import SequenceBatch
 from hellm_pyg.data.loader import SequenceLoader
 from hellm_pyg.data.split import fold_in, history_edges
+from hellm_pyg.evaluation.new_items import NeighborScores
 from hellm_pyg.evaluation.protocol import Recommender
 from hellm_pyg.evaluation.scoring import (
     Precision,
@@ -48,8 +49,8 @@ def rank(
         exclude_seen: Leave out the items of the user's history (all of it, also what
             lies beyond ``max_len``).
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``, as
-            of :func:`evaluate`, and ``allow_fewer`` and ``candidates``, as of
-            :func:`iter_rank`.
+            of :func:`evaluate`, and ``allow_fewer``, ``candidates`` and ``new_items``,
+            as of :func:`iter_rank`.
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`, or with
@@ -62,7 +63,7 @@ def rank(
     """
     parts = list(iter_rank(model, data, users, k, exclude_seen, **options))
     if not parts:
-        k = min(k, int(data['item'].num_nodes))
+        k = min(k, _num_ranked(data, options.get('new_items')))
         return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
     _, item, score = (torch.cat(part) for part in zip(*parts, strict=True))
     return item, score
@@ -80,6 +81,7 @@ def iter_rank(
     batch_tokens: int | None = None,
     precision: Precision = 'fp32',
     candidates: Tensor | Sequence[int] | None = None,
+    new_items: NeighborScores | None = None,
     allow_fewer: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -98,6 +100,8 @@ def iter_rank(
         precision: ``'bf16'`` runs the model under autocast.
         candidates: Items that may be in a list, such as those in stock, in any order;
             :obj:`None` for all.
+        new_items: Items that are not in the data, which are ranked, too, and may stand
+            in histories; their indices are those behind the data's.
         allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
             in items -1 of score :math:`-\infty`, and ``k`` may be above the number
             of items :math:`I`; otherwise that is an error.
@@ -107,17 +111,18 @@ def iter_rank(
         Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
     """
     num_items = int(data['item'].num_nodes)
+    num_ranked = _num_ranked(data, new_items)
     if isinstance(k, bool) or not isinstance(k, SupportsIndex):
         raise ValueError(f"'k' needs to be a whole number (got {k!r})")
     if allow_fewer:
-        k = min(k, num_items)
-    if not 1 <= k <= num_items:
-        raise ValueError(f"'k' needs to be from 1 to {num_items} items (got {k})")
+        k = min(k, num_ranked)
+    if not 1 <= k <= num_ranked:
+        raise ValueError(f"'k' needs to be from 1 to {num_ranked} items (got {k})")
     known = history_edges(data, 'all').cpu()
     device = device_of(model)
     left_out = None
     if candidates is not None:
-        left_out = ~_allowed(candidates, num_items).to(device)
+        left_out = ~_allowed(candidates, num_ranked).to(device)
     max_len = history_length([model], max_len)
     batches: Any
     if isinstance(users, SequenceBatch):
@@ -143,6 +148,8 @@ def iter_rank(
             row = torch.cat([row, batch.batch.cpu()])
             col = torch.cat([col, batch.item.cpu()])
         moved = _last(batch, max_len).to(device)
+        if new_items is not None:
+            moved = new_items.read(moved)
         row, col = row.to(device), col.to(device)
         # Left before every yield: the caller's code is not part of inference.
         with inference(model, precision):
@@ -152,10 +159,25 @@ def iter_rank(
                     "'scores' needs to be finite (got NaN or infinite scores): the "
                     'model has diverged'
                 )
+            if new_items is not None:
+                scores = new_items(scores)
             if left_out is not None:
                 scores = scores.masked_fill(left_out, float('-inf'))
             item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
+
+
+def _num_ranked(data: HeteroData, new_items: NeighborScores | None) -> int:
+    """Number of items that there are to choose from."""
+    known = int(data['item'].num_nodes)
+    if new_items is None:
+        return known
+    if new_items.num_items != known:
+        raise ValueError(
+            f"'new_items' need neighbours among the {known} items of the data (got "
+            f'{new_items.num_items} known items)'
+        )
+    return known + new_items.num_new
 
 
 def _allowed(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:

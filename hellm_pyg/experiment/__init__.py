@@ -7,6 +7,7 @@ from hellm_pyg.experiment.evaluation import (
     evaluate_run_protocols,
     load_run,
 )
+from hellm_pyg.experiment.new_items import read_new_items
 from hellm_pyg.experiment.training import finetune, pretrain
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     'finetune',
     'load_run',
     'pretrain',
+    'read_new_items',
 ]

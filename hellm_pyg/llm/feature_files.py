@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hellm_pyg.checkpoint import save_json, save_tensors
 from hellm_pyg.datasets.features import items_hash
-from hellm_pyg.datasets.item_table import ItemTable, read_items
+from hellm_pyg.datasets.item_table import read_items
 from hellm_pyg.datasets.tables import TABLES, checked_file
+from hellm_pyg.keys import in_words
 from hellm_pyg.llm.features import ImageFeatures, TextFeatures
 from hellm_pyg.llm.text_encoder import Pooling
 from hellm_pyg.precision import Precision
@@ -81,7 +82,7 @@ def encode_features(
             f"file of the cards, would replace (got '{out}')"
         )
     table = read_items(source, item_id, title)
-    columns = _columns(table, item_id, title)
+    columns = table.named(item_id, title)
     features: dict[str, Tensor] = {}
     cards: dict[str, dict[str, Any]] = {}
     if images is None or text is not None or encoder is not None:
@@ -106,17 +107,10 @@ def encode_features(
             cache=cache,
             progress=progress,
         )
-        features['image'], cards['image'] = images_of.encode(columns, table.ids)
+        with in_words({'encoder': 'image_encoder'}):
+            features['image'], cards['image'] = images_of.encode(columns, table.ids)
     # One entry: the order of several differs from call to call.
     header = json.dumps({'items': items_hash(table.ids), 'cards': cards})
     save_tensors(out, features, {'features': header})
     save_json(card, cards)
     return cards
-
-
-def _columns(table: ItemTable, item_id: str, title: str | None) -> dict[str, Any]:
-    """All columns by their own names, and the titles as ``'title'`` if none has it."""
-    columns: dict[str, Any] = {item_id: table.ids, **table.columns}
-    if table.titles is not None and title is not None:
-        columns = {'title': table.titles} | columns | {title: table.titles}
-    return columns

@@ -91,14 +91,13 @@ def encode(
             )
     if encoding.images is not None and encoding.image_encoder is not None:
         files['image'] = f'{FEATURES}/image.safetensors'
-        with in_words({'encoder': 'image_encoder'}):
-            cards |= encode_features(
-                folder / files['image'],
-                images=encoding.images,
-                image_column=encoding.image_column,
-                image_encoder=encoding.image_encoder,
-                **common,
-            )
+        cards |= encode_features(
+            folder / files['image'],
+            images=encoding.images,
+            image_column=encoding.image_column,
+            image_encoder=encoding.image_encoder,
+            **common,
+        )
     return files, cards
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, SupportsIndex
+from collections.abc import Sequence
+from typing import Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -14,46 +12,10 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.data.storage import NodeStorage
-from torch_geometric.nn.pool.knn import KNNIndex, MIPSKNNIndex
 from torch_geometric.transforms import BaseTransform
 
 from hellm_pyg.data.features import present_rows
-
-POINTS_PER_CELL = 39  # below it faiss warns that k-means has too few points
-
-
-class IVFMIPSKNNIndex(KNNIndex):
-    r"""Maximum inner product search over inverted lists that hold full vectors.
-
-    The points are clustered into :math:`\sqrt{N}` cells; a query reads the
-    ``num_cells_to_visit`` nearest. A query can get fewer than :math:`k` neighbours,
-    the rest being -1.
-
-    Args:
-        num_cells_to_visit: Number of cells a query reads.
-        emb: Points to add, :math:`[N, F]`.
-    """
-
-    def __init__(self, num_cells_to_visit: int = 8, emb: Tensor | None = None) -> None:
-        self.num_cells_to_visit = num_cells_to_visit
-        self.num_cells = 1
-        super().__init__(index_factory=None, emb=emb)
-
-    def add(self, emb: Tensor) -> None:
-        """Adds points; the first call's also place the cells."""
-        if self.index is None:
-            most = emb.size(0) // POINTS_PER_CELL
-            self.num_cells = max(1, min(int(emb.size(0) ** 0.5), most))
-        super().add(emb)
-
-    def _create_index(self, channels: int) -> Any:
-        import faiss
-
-        index: Any = faiss.index_factory(
-            channels, f'IVF{self.num_cells},Flat', faiss.METRIC_INNER_PRODUCT
-        )
-        index.nprobe = min(self.num_cells_to_visit, self.num_cells)
-        return index
+from hellm_pyg.transforms.nearest import Index, nearest
 
 
 @functional_transform('knn_hyperedges')
@@ -100,7 +62,7 @@ class KNNHyperedges(BaseTransform):
         k: int = 10,
         modalities: Sequence[str] | None = None,
         direction: Literal['row', 'col'] = 'row',
-        index: Literal['flat', 'ivf'] = 'flat',
+        index: Index = 'flat',
         block_size: int = 4096,
         node_type: str = 'item',
     ) -> None:
@@ -186,8 +148,7 @@ class KNNHyperedges(BaseTransform):
             )
         emb = F.normalize(x[present].cpu().float(), dim=-1)
         try:
-            with _one_thread_on_macos():
-                neighbor = self._neighbors(emb)
+            neighbor, _ = nearest(emb, emb, self.k, self.index, self.block_size)
         except ModuleNotFoundError as error:
             raise ImportError(
                 "'KNNHyperedges' needs the package 'faiss' (pip install faiss-cpu)"
@@ -199,34 +160,5 @@ class KNNHyperedges(BaseTransform):
         item = present.repeat_interleave(self.k)
         return item.to(x.device), present[neighbor.view(-1)].to(x.device)
 
-    def _neighbors(self, emb: Tensor) -> Tensor:
-        if self.index == 'flat':
-            return self._query(MIPSKNNIndex(emb), emb)
-        neighbor = self._query(IVFMIPSKNNIndex(emb=emb), emb)
-        short = (neighbor < 0).any(dim=-1)  # too few points in the visited cells
-        if bool(short.any()):
-            neighbor[short] = self._query(MIPSKNNIndex(emb), emb[short])
-        return neighbor
-
-    def _query(self, index: KNNIndex, emb: Tensor) -> Tensor:
-        blocks = emb.split(self.block_size)
-        return torch.cat([index.search(block, self.k).index for block in blocks])
-
     def __repr__(self) -> str:
         return f'{self.__class__.__name__}(k={self.k})'
-
-
-@contextmanager
-def _one_thread_on_macos() -> Iterator[None]:
-    """There torch and faiss each bring an OpenMP runtime, and the two clash."""
-    if sys.platform != 'darwin':
-        yield
-        return
-    import faiss
-
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hellm_pyg.cli.recommendation import split_ids
@@ -48,6 +49,45 @@ def test_recommend_of_what_is_in_stock(shop: Path, tmp_path: Path) -> None:
     assert "'--candidates' needs a readable" in error(*command, tmp_path / 'none')
     stock.write_bytes(b'\xff\xfe\x00')
     assert "'--candidates' needs a readable" in error(*command, stock)
+
+
+def test_recommend_new_items(shop: Path, tmp_path: Path) -> None:
+    table, x, out = (tmp_path / name for name in ('new.csv', 'x.npy', 'top.parquet'))
+    table.write_text('sku,title\np001,"Thing, 1"\nq1,New one\nq2,New two\n')
+    np.save(x, np.eye(3, dtype='float32'))
+    new = ['--new-items', table, '--new-features', f'text={x}']
+    done = hellm(
+        'recommend', shop / 'graph', '-u', 'u03', '--history', 'p001 q2', '-k', 99, *new
+    )
+    assert f'{table}: 2 new items' in done.stderr
+    assert done.stdout.count('New one') == 2
+    assert done.stdout.count('New two') == 1  # the other history has it
+    stock = tmp_path / 'stock.txt'
+    stock.write_text('q1\np001\nq9\n')
+    options = [*new, '--candidates', stock, '-k', 2, '--include-seen', '-o', out]
+    done = hellm('recommend', shop / 'seq', '--all', *options)
+    assert '1 of 3 items are unknown' in done.stderr
+    from pyarrow import parquet
+
+    rows = parquet.read_table(out).to_pylist()
+    assert len(rows) == 2 * NUM_USERS
+    assert {row['item'] for row in rows} == {'q1', 'p001'}
+    hellm('recommend', shop / 'seq', '-u', 'u03', *options)
+    assert len(parquet.read_table(out).to_pylist()) == 2
+
+
+def test_new_items_that_cannot_be_read(shop: Path, tmp_path: Path) -> None:
+    table = tmp_path / 'new.csv'
+    table.write_text('sku,title\nq1,New one\n')
+    command = ['recommend', shop / 'seq', '-u', 'u03']
+    message = error(*command, '--new-items', table)
+    assert "'--new-features' needs features of the new items" in message
+    message = error(*command, '--new-features', 'text=x.npy')
+    assert "'--new-features' describes the rows of '--new-items'" in message
+    message = error(*command, '--new-items', table, '--new-features', 'x.npy')
+    assert "'--new-features' needs the form NAME=FILE" in message
+    message = error(*command, '--new-items', tmp_path / 'none.csv')
+    assert "'--new-items' is not a file" in message
 
 
 def test_titles_are_printed_as_they_are(tmp_path: Path) -> None:

@@ -163,3 +163,23 @@ def test_load_refuses_other_files(tmp_path, text):
         path.write_text(text)
     with pytest.raises(ValueError, match=r'ids.json.* is not a readable id map'):
         IdMap.load(path)
+
+
+def test_further_items_come_behind():
+    ids = IdMap([1, 2], ['a', 7], ['A', 'Seven'])
+    more = ids.with_items(['b', 8], ['B', ''])
+    assert more == IdMap([1, 2], ['a', 7, 'b', 8], ['A', 'Seven', 'B', ''])
+    assert more.item_index(['8', 'a']).tolist() == [3, 0]
+    assert ids.num_items == 2
+    assert ids.with_items(['b']).titles == ['A', 'Seven', '']
+    bare = IdMap([1], [5])
+    assert bare.with_items([6]).titles is None
+    assert bare.with_items([6], ['Six']).titles == ['', 'Six']
+    assert bare.with_items([]) == bare
+    for known in (['b', 'a'], ['7']):
+        with pytest.raises(ValueError, match=rf"'items' .* \(got {known[-1]!r}, which"):
+            ids.with_items(known)
+    with pytest.raises(ValueError, match=r"unique ids \(got 'b' twice"):
+        ids.with_items(['b', 'b'])
+    with pytest.raises(ValueError, match=r'got 3 titles for 4 items'):
+        ids.with_items(['b', 'c'], ['B'])

@@ -108,6 +108,10 @@ def test_what_is_encoded(shop, tmp_path):
         ({'encoder': 'no/such/folder'}, "'encoder' needs"),
         ({'images': 'no/such/folder'}, "'images' is not a folder"),
         ({'images': '.', 'image_column': 'fotos'}, "did you mean column='photo'"),
+        (
+            {'images': '.', 'image_column': 'photo', 'image_encoder': 'no/such/folder'},
+            "'image_encoder' needs",
+        ),
         ({'precision': 'fp16'}, "'precision' needs to be"),
     ],
 )

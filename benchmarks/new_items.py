@@ -1,0 +1,223 @@
+"""How well items are recommended that came after the training.
+
+    python -m benchmarks.new_items --data ../data
+    python -m benchmarks.new_items --recipe sasrec_best --dataset toys --data ../data
+
+A tenth of a data set's items is taken out of it, a model is trained on what is left,
+and users whose last item is among those taken out are asked for it after the rest of
+their history, among the new items and among all. The new items' scores are those of
+their neighbours by the texts (:class:`hellm_pyg.new_items.NewItems`); half of these
+users choose how many neighbours, by N@10 among all items, the other half is reported.
+Beside it stand the texts alone (how like the history's an item's text is), chance, and
+the same recipe trained on all items, to which none is new. All read users as unknown
+ones, by their history. A second call goes on where the first was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from hellm_pyg.checkpoint import atomic, save_json
+from hellm_pyg.config import load_config
+from hellm_pyg.data import SequenceBatch
+from hellm_pyg.data.features import missing_rows
+from hellm_pyg.data.split import history_edges
+from hellm_pyg.datasets import IdMap
+from hellm_pyg.evaluation import rank, summarize
+from hellm_pyg.experiment import Run, load_run, pretrain
+from hellm_pyg.new_items import NewItems
+from hellm_pyg.training.record import commit, versions
+
+RESULTS = Path(__file__).parent / 'results' / 'new_items'
+NEIGHBORS = (1, 2, 5, 10, 20, 50)
+KS = (10, 20)
+
+
+class Cases(NamedTuple):
+    """Users whose last item is new, in the ids of the files."""
+
+    user: list[Any]
+    history: list[list[Any]]  # all but new items
+    target: list[Any]
+
+    def some(self, rows: Sequence[int]) -> Cases:
+        """Some of them."""
+        return Cases(*([values[row] for row in rows] for values in self))
+
+
+class Likeness(torch.nn.Module):
+    """Scores items by the cosine of their text and the mean of the history's texts."""
+
+    def encode(self, data: HeteroData) -> Tensor:
+        """Texts of unit length, zero where there is none, [I, F]."""
+        return F.normalize(data['item'].x_text.nan_to_num(), dim=-1)
+
+    def score(self, encoded: Tensor, batch: SequenceBatch) -> Tensor:
+        """Similarities, [B, I]."""
+        x = encoded.new_zeros(batch.batch_size, encoded.size(1))
+        x.index_add_(0, batch.batch, encoded[batch.item])
+        return F.normalize(x, dim=-1) @ encoded.T
+
+
+def take_out(data: HeteroData, share: float, seed: int) -> Tensor:
+    """Items that are taken out: a share of all, among those with a text."""
+    generator = torch.Generator().manual_seed(seed)
+    present = (~missing_rows(data['item'].x_text)).nonzero().view(-1)
+    order = torch.randperm(present.numel(), generator=generator)
+    return present[order[: round(share * present.numel())]].sort().values
+
+
+def split_off(run: Run, new: set[Any], path: Path) -> Cases:
+    """Writes the interactions without the new items; returns who is asked for one."""
+    known, lines, cases = history_edges(run.data, 'all'), [], Cases([], [], [])
+    histories = known.item.split(known.length.tolist())
+    for user, items in zip(run.ids.users, histories, strict=True):
+        own = run.ids.item_id(items)
+        rest = [item for item in own if item not in new]
+        if rest:
+            lines.append(' '.join(map(str, [user, *rest])) + '\n')
+        if rest and own[-1] in new:
+            cases.user.append(user)
+            cases.history.append(rest)
+            cases.target.append(own[-1])
+    with atomic(path) as temporary:
+        temporary.write_text(''.join(lines))
+    return cases
+
+
+def ranks(
+    model: Any,
+    data: HeteroData,
+    ids: IdMap,
+    cases: Cases,
+    new: Sequence[Any] | None = None,
+    **options: Any,
+) -> Tensor:
+    """Rank of each target in a list of 20, 21 where it is not in the list.
+
+    Args:
+        model: The model.
+        data: What it was trained on.
+        ids: Ids of all items, the new ones included.
+        cases: Who is asked.
+        new: The items that are ranked, all if :obj:`None`.
+        options: Further ones of :func:`~hellm_pyg.evaluation.rank`.
+    """
+    item = [ids.item_index(history) for history in cases.history]
+    row = torch.arange(len(item)).repeat_interleave(
+        torch.tensor([x.numel() for x in item])
+    )
+    batch = SequenceBatch(torch.full((len(item),), -1), torch.cat(item), row)
+    if new is not None:
+        options['candidates'] = ids.item_index(new)
+    listed, _ = rank(model, data, batch, KS[-1], allow_fewer=True, **options)
+    hit = listed == ids.item_index(cases.target).unsqueeze(1)
+    return torch.where(hit.any(dim=1), hit.int().argmax(dim=1) + 1, KS[-1] + 1).float()
+
+
+def compare(
+    whole: Run, part: Run, new: list[Any], cases: Cases, seed: int
+) -> dict[str, Any]:
+    """Metrics of the chosen number of neighbours, and of what it is compared with."""
+    order = torch.randperm(
+        len(cases.user), generator=torch.Generator().manual_seed(seed)
+    )
+    half = order.numel() // 2
+    choice, report = (
+        cases.some(order[:half].tolist()),
+        cases.some(order[half:].tolist()),
+    )
+    every = part.ids.with_items(new)
+    x = whole.data['item'].x_text[whole.ids.item_index(new)]
+
+    def found(cases: Cases, k: int, among: Sequence[Any] | None) -> dict[str, float]:
+        scores = NewItems(new, {'text': x}, k=k).scores(part.data)
+        own = ranks(part.model, part.data, every, cases, among, new_items=scores)
+        return summarize(own, KS)
+
+    neighbors = {k: found(choice, k, None) for k in NEIGHBORS}
+    k = max(neighbors, key=lambda k: neighbors[k]['N@10'])
+    known = copy.copy(whole.data)  # without the items that are asked for
+    held_out = known['user'].test_item.clone()
+    held_out[whole.ids.user_index(cases.user)] = -1
+    known['user'].test_item = held_out
+    rows: dict[str, dict[str, Any]] = {}
+    for name, among in (('all', None), ('new', new)):
+        rows[name] = {
+            f'{k} neighbours': found(report, k, among),
+            'texts alone': summarize(
+                ranks(Likeness(), known, whole.ids, report, among), KS
+            ),
+            'all items known': summarize(
+                ranks(whole.model, known, whole.ids, report, among), KS
+            ),
+        }
+    size = len(new)
+    chance = {f'R@{k}': min(k / size, 1) for k in KS}
+    return {
+        'new items': size,
+        'known items': part.ids.num_items,
+        'users of the choice': len(choice.user),
+        'users of the report': len(report.user),
+        'choice': neighbors,
+        'neighbors': k,
+        'report': rows,
+        'chance among the new': chance,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        'benchmarks.new_items',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--recipe', default='sasrec_best')
+    parser.add_argument('--dataset', default='beauty')
+    parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
+    parser.add_argument('--share', type=float, default=0.1)
+    parser.add_argument('--seed', type=int, default=2024)
+    parser.add_argument('--runs', type=Path, default=Path('runs/new_items'))
+    args = parser.parse_args()
+    if args.data is not None:
+        os.environ['HELLM_DATA'] = str(args.data.absolute())
+    folder = args.runs / args.dataset
+    overrides = [f'dataset={args.dataset}', f'train.seed={args.seed}']
+    pretrain(load_config(args.recipe, overrides), folder / args.recipe / 'whole')
+    whole = load_run(folder / args.recipe / 'whole')
+    new = whole.ids.item_id(take_out(whole.data, args.share, args.seed))
+    rest = folder / f'rest-{args.seed}.txt'
+    cases = split_off(whole, set(new), rest)
+    overrides += [f'data.interactions={rest}', f'data.root={folder / "cache"}']
+    pretrain(load_config(args.recipe, overrides), folder / args.recipe / 'part')
+    part = load_run(folder / args.recipe / 'part')
+    result = {
+        'command': shlex.join(['python', '-m', 'benchmarks.new_items', *sys.argv[1:]]),
+        'commit': commit(),
+        'versions': versions(),
+        'seed': args.seed,
+        **compare(whole, part, new, cases, args.seed),
+    }
+    save_json(RESULTS / f'{args.dataset}-{args.recipe}-{args.seed}.json', result)
+    for among, rows in result['report'].items():
+        names = [f'{metric}@{k}' for k in KS for metric in 'RN']
+        print(f'\n| among {among} items | {" | ".join(names)} |\n|---{"|--:" * 4}|')
+        for name, metrics in rows.items():
+            print(f'| {name} | {" | ".join(f"{metrics[m]:.4f}" for m in names)} |')
+    print(f'\n{result["chance among the new"]}')
+
+
+if __name__ == '__main__':
+    main()
