@@ -43,6 +43,7 @@ from hellm_pyg.training.record import commit, versions
 RESULTS = Path(__file__).parent / 'results' / 'new_items'
 NEIGHBORS = (1, 2, 5, 10, 20, 50)
 KS = (10, 20)
+SHARE = 0.1
 
 
 class Cases(NamedTuple):
@@ -71,24 +72,25 @@ class Likeness(torch.nn.Module):
         return F.normalize(x, dim=-1) @ encoded.T
 
 
-def take_out(data: HeteroData, share: float, seed: int) -> Tensor:
-    """Items that are taken out: a share of all, among those with a text."""
+def take_out(data: HeteroData, seed: int) -> Tensor:
+    """The items that are taken out, of those with a text."""
     generator = torch.Generator().manual_seed(seed)
     present = (~missing_rows(data['item'].x_text)).nonzero().view(-1)
     order = torch.randperm(present.numel(), generator=generator)
-    return present[order[: round(share * present.numel())]].sort().values
+    return present[order[: round(SHARE * present.numel())]].sort().values
 
 
 def split_off(run: Run, new: set[Any], path: Path) -> Cases:
     """Writes the interactions without the new items; returns who is asked for one."""
     known, lines, cases = history_edges(run.data, 'all'), [], Cases([], [], [])
     histories = known.item.split(known.length.tolist())
-    for user, items in zip(run.ids.users, histories, strict=True):
+    held_out = run.data['user'].test_item >= 0
+    for user, items, asked in zip(run.ids.users, histories, held_out, strict=True):
         own = run.ids.item_id(items)
         rest = [item for item in own if item not in new]
         if rest:
             lines.append(' '.join(map(str, [user, *rest])) + '\n')
-        if rest and own[-1] in new:
+        if rest and asked and own[-1] in new:
             cases.user.append(user)
             cases.history.append(rest)
             cases.target.append(own[-1])
@@ -144,7 +146,7 @@ def compare(
 
     def found(cases: Cases, k: int, among: Sequence[Any] | None) -> dict[str, float]:
         scores = NewItems(new, {'text': x}, k=k).scores(part.data)
-        own = ranks(part.model, part.data, every, cases, among, new_items=scores)
+        own = ranks(part.model, part.data, every, cases, among, neighbor_scores=scores)
         return summarize(own, KS)
 
     neighbors = {k: found(choice, k, None) for k in NEIGHBORS}
@@ -185,32 +187,33 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--recipe', default='sasrec_best')
-    parser.add_argument('--dataset', default='beauty')
+    parser.add_argument('--dataset', default='beauty', help='of sequence text')
     parser.add_argument('--data', type=Path, help='folder of the data (HELLM_DATA)')
-    parser.add_argument('--share', type=float, default=0.1)
     parser.add_argument('--seed', type=int, default=2024)
     parser.add_argument('--runs', type=Path, default=Path('runs/new_items'))
     args = parser.parse_args()
     if args.data is not None:
         os.environ['HELLM_DATA'] = str(args.data.absolute())
-    folder = args.runs / args.dataset
-    overrides = [f'dataset={args.dataset}', f'train.seed={args.seed}']
-    pretrain(load_config(args.recipe, overrides), folder / args.recipe / 'whole')
-    whole = load_run(folder / args.recipe / 'whole')
-    new = whole.ids.item_id(take_out(whole.data, args.share, args.seed))
-    rest = folder / f'rest-{args.seed}.txt'
+    folder, seed = args.runs / args.dataset, args.seed
+    overrides = [f'dataset={args.dataset}', f'train.seed={seed}']
+    run_dir = folder / args.recipe / f'whole-{seed}'
+    pretrain(load_config(args.recipe, overrides), run_dir)
+    whole = load_run(run_dir)
+    new = whole.ids.item_id(take_out(whole.data, seed))
+    rest = folder / f'rest-{seed}.txt'
     cases = split_off(whole, set(new), rest)
     overrides += [f'data.interactions={rest}', f'data.root={folder / "cache"}']
-    pretrain(load_config(args.recipe, overrides), folder / args.recipe / 'part')
-    part = load_run(folder / args.recipe / 'part')
+    run_dir = folder / args.recipe / f'part-{seed}'
+    pretrain(load_config(args.recipe, overrides), run_dir)
+    part = load_run(run_dir)
     result = {
         'command': shlex.join(['python', '-m', 'benchmarks.new_items', *sys.argv[1:]]),
         'commit': commit(),
         'versions': versions(),
-        'seed': args.seed,
-        **compare(whole, part, new, cases, args.seed),
+        'seed': seed,
+        **compare(whole, part, new, cases, seed),
     }
-    save_json(RESULTS / f'{args.dataset}-{args.recipe}-{args.seed}.json', result)
+    save_json(RESULTS / f'{args.dataset}-{args.recipe}-{seed}.json', result)
     for among, rows in result['report'].items():
         names = [f'{metric}@{k}' for k in KS for metric in 'RN']
         print(f'\n| among {among} items | {" | ".join(names)} |\n|---{"|--:" * 4}|')

@@ -182,7 +182,7 @@ def _with_new(
     """Adds what scores new items to the options, and returns the ids of all items."""
     if new_items is None:
         return ids
-    options['new_items'] = new_items.scores(data)
+    options['neighbor_scores'] = new_items.scores(data)
     return ids.with_items(new_items.ids, new_items.titles)
 
 

@@ -87,6 +87,16 @@ def test_what_is_like_nothing_has_equal_weights() -> None:
     assert sorted(found[0].tolist())[-5:] == pytest.approx([0.0] + [0.25] * 4)
 
 
+@pytest.mark.parametrize('scale', [1e-30, 1e-17, 1e17, 1e30])
+def test_the_length_of_features_does_not_matter(scale: float) -> None:
+    known, x = features(ITEMS), features(NEW, seed=1)
+    whole = dense(NewItems(names(NEW), {'text': x}), catalogue(text=known))
+    scaled = NewItems(names(NEW), {'text': scale * x})
+    assert torch.allclose(dense(scaled, catalogue(text=known)), whole, atol=1e-6)
+    other = catalogue(text=scale * known)
+    assert torch.allclose(dense(scaled, other), whole, atol=1e-6)
+
+
 def test_order_and_company_do_not_matter() -> None:
     known, x = features(ITEMS), features(NEW, seed=1)
     data, order = catalogue(text=known), torch.randperm(NEW)
@@ -95,8 +105,6 @@ def test_order_and_company_do_not_matter() -> None:
     assert torch.allclose(turned, whole[order], atol=1e-6)
     alone = dense(NewItems(['a'], {'text': x[2:3]}), data)
     assert torch.allclose(alone, whole[2:3], atol=1e-6)
-    inverted = NewItems(names(NEW), {'text': x}).scores(data, index='ivf')
-    assert torch.allclose(inverted(torch.eye(ITEMS))[:, ITEMS:].T, whole, atol=1e-6)
 
 
 def test_no_new_items() -> None:
@@ -109,6 +117,21 @@ def test_no_new_items() -> None:
     ('arguments', 'match'),
     [
         ({'k': 0}, r"'k' needs to be at least 1 \(got 0\)"),
+        ({'k': 2.5}, r"'k' needs to be a whole number \(got 2.5\)"),
+        ({'k': '2'}, r"'k' needs to be a whole number \(got '2'\)"),
+        ({'k': True}, r"'k' needs to be a whole number \(got True\)"),
+        (
+            {'features': {'text': torch.ones(2, 5).numpy()}},
+            r"'text' needs a tensor .*\[2, F\] \(got ndarray\)",
+        ),
+        (
+            {'features': {'text': torch.tensor([[1.0, 1.0], [torch.inf, 0.0]])}},
+            "'text' needs rows that are finite, .* NaN or Inf for 'b'",
+        ),
+        (
+            {'features': {'text': torch.tensor([[1.0, torch.nan], [1.0, 0.0]])}},
+            "NaN or Inf for 'a'",
+        ),
         ({'titles': ['one']}, r"'titles' .* \(got 1 titles for 2 items\)"),
         ({'features': {'text': torch.ones(3, 5)}}, r"'text' .*\[2, F\] \(got \[3, 5\]"),
         ({'features': {'text': torch.ones(2)}}, r'\(got \[2\]\)'),
@@ -132,6 +155,13 @@ def test_features_of_another_kind() -> None:
         NewItems(['a', 'b'], {'image': x}).scores(data)
     with pytest.raises(ValueError, match=r"'text' need the width .*, 5 \(got 4\)"):
         NewItems(['a', 'b'], {'text': x[:, :4]}).scores(data)
-    x[1, 2] = torch.inf
-    with pytest.raises(ValueError, match=r"'x_text' .* finite"):
-        NewItems(['a', 'b'], {'text': x}).scores(data)
+    bare = catalogue(text=features(ITEMS), image=torch.full((ITEMS, 3), torch.nan))
+    image = torch.ones(2, 3)
+    new_text = x.clone()
+    new_text[1] = torch.nan
+    with pytest.raises(ValueError, match=r"'features' needs .* \(got none for 'b'\)"):
+        NewItems(['a', 'b'], {'text': new_text, 'image': image}).scores(bare)
+    both = NewItems(['a', 'b'], {'text': x, 'image': image})
+    assert torch.equal(
+        dense(both, bare), dense(NewItems(['a', 'b'], {'text': x}), bare)
+    )

@@ -75,7 +75,7 @@ def test_the_way_of_a_shop(
         result = CliRunner().invoke(app, [*command, *extra])
         assert result.exit_code == 0, result.output
         shown.append(result.stdout)
-    assert 'arrivals.csv: 1 new items' in result.stderr
+    assert 'arrivals.csv: new items: 1' in result.stderr
     assert Path('top.parquet').is_file()
     items = re.findall(r'│ \d+ +│ (S\d+) +│', shown[-3].partition('User C-1042')[2])
     assert len(items) == 10

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hellm_pyg.cli.arguments import (
-    Cache,
-    Device,
-    Overrides,
-    RunFolder,
-    named_files,
-)
+from hellm_pyg.cli.arguments import Overrides, RunFolder, named_files
 from hellm_pyg.keys import in_words
 
 if TYPE_CHECKING:
@@ -69,8 +63,6 @@ def recommend(
             '(repeatable). Texts are encoded without them, as hellm did before.',
         ),
     ] = None,
-    device: Device = None,
-    cache: Cache = None,
 ) -> None:
     """Recommend items to known users, to new ones, or to all.
 
@@ -111,33 +103,31 @@ def recommend(
     given = named_files(new_features or [], '--new-features')
     loaded = load_run(run, overrides or [])
     model, data, ids = loaded.model, loaded.data, loaded.ids
-    new = None
-    if new_items is not None:
-        with in_words({'items': '--new-items', 'features': '--new-features'}):
-            new = read_new_items(
-                loaded, new_items, given, device=device, cache=cache, progress=True
-            )
-        typer.echo(f'{new_items}: {len(new.ids):,} new items', err=True)
-    every = ids if new is None else ids.with_items(new.ids, new.titles)
+    known = ids.user_id(ids.user_index(user or []))
     if next(model.parameters(), None) is not None:  # else it counts, on the CPU
         model.to(make_accelerator().device)
     common: dict[str, Any] = {'k': k, 'exclude_seen': not include_seen}
-    common['new_items'] = new
     common['max_len'] = loaded.config.train.max_len
     common['batch_size'] = loaded.config.eval.batch_size
-    if candidates is not None:
-        common['candidates'] = _candidates(candidates, every)
-    if everyone and out is not None:
-        common['progress'] = True
-        count = recommendation.export_top_n(model, data, ids, out, **common)
-        typer.echo(f'{out}: {count:,} rows')
-        return
-    rows = recommendation.recommend(model, data, ids, user or [], histories, **common)
+    every = ids
+    with in_words({'items': '--new-items', 'features': '--new-features'}):
+        if new_items is not None:
+            new = read_new_items(loaded, new_items, given, progress=True)
+            typer.echo(f'{new_items}: new items: {len(new.ids):,}', err=True)
+            every = ids.with_items(new.ids, new.titles)
+            common['new_items'] = new
+        if candidates is not None:
+            common['candidates'] = _candidates(candidates, every)
+        if everyone and out is not None:
+            common['progress'] = True
+            count = recommendation.export_top_n(model, data, ids, out, **common)
+            typer.echo(f'{out}: {count:,} rows')
+            return
+        rows = recommendation.recommend(model, data, ids, known, histories, **common)
     if out is not None:
         recommendation.write_rows(rows, out, every)
         typer.echo(f'{out}: {len(rows):,} rows')
     else:
-        known = ids.user_id(ids.user_index(user or []))
         names: list[tuple[Any, int | None]] = [(name, None) for name in known]
         names += [(None, number) for number in range(1, len(histories) + 1)]
         _print_lists(names, rows)

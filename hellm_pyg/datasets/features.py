@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from hellm_pyg.checkpoint import load_metadata
 
 ENDINGS = ('.npy', '.safetensors')
 
@@ -19,6 +22,32 @@ def items_hash(ids: Sequence[Any]) -> str:
     """SHA-256 of the ids that the rows of a file follow; ``'7'`` and ``7`` are one."""
     text = json.dumps([str(value) for value in ids])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def features_header(
+    ids: Sequence[Any], cards: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """What the header of a file tells: the items of its rows, and its encoders.
+
+    Args:
+        ids: The ids that the rows follow.
+        cards: Modality to what its features were made by and with.
+    """
+    # One entry: the order of several differs from call to call.
+    return {'features': json.dumps({'items': items_hash(ids), 'cards': cards})}
+
+
+def read_cards(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """The cards that :func:`features_header` has written into a file, if any.
+
+    Raises:
+        ValueError: If a ``.safetensors`` file is damaged.
+    """
+    if Path(path).suffix.lower() != '.safetensors':
+        return {}
+    content = _header(load_metadata(Path(path)).get('features'))
+    cards = content.get('cards')
+    return cards if isinstance(cards, dict) else {}
 
 
 def read_features(
@@ -72,11 +101,8 @@ def read_features(
 
 
 def _check_items(path: Path, items: Sequence[Any], rows_of: str, where: str) -> None:
-    from safetensors import safe_open
-
-    with safe_open(path, 'pt') as file:
-        header = (file.metadata() or {}).get('features')
-    if _items_of(header) not in (None, items_hash(items)):
+    header = _header(load_metadata(path).get('features'))
+    if header.get('items') not in (None, items_hash(items)):
         raise ValueError(
             f'{where} was made for another catalogue, or for its items in another '
             f'order (got other ids in its header than {rows_of}): encode it again '
@@ -84,13 +110,13 @@ def _check_items(path: Path, items: Sequence[Any], rows_of: str, where: str) -> 
         )
 
 
-def _items_of(header: str | None) -> str | None:
-    """The hash that the header of another program's file does not have."""
+def _header(text: str | None) -> dict[str, Any]:
+    """What a header tells; nothing if it is another program's."""
     try:
-        content = json.loads(header or '{}')
+        content = json.loads(text or '{}')
     except ValueError:
-        return None
-    return content.get('items') if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _check_values(x: Tensor, where: str) -> None:

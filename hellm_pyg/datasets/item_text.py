@@ -53,6 +53,12 @@ def check_template(template: str, names: Collection[str]) -> None:
         raise ValueError(f"'template' needs a name in braces (got {template!r})")
 
 
+def fields(template: str) -> list[str]:
+    """The names that a template reads, each once."""
+    names = (name for _, name, *_ in Formatter().parse(template) if name is not None)
+    return list(dict.fromkeys(names))
+
+
 def template_of(column: str) -> str:
     """The template of one column, ``'{title}'`` if its name has signs of a format."""
     template = f'{{{column}}}'

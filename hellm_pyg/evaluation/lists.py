@@ -49,13 +49,13 @@ def rank(
         exclude_seen: Leave out the items of the user's history (all of it, also what
             lies beyond ``max_len``).
         options: ``batch_size``, ``max_len``, ``batch_tokens`` and ``precision``, as
-            of :func:`evaluate`, and ``allow_fewer``, ``candidates`` and ``new_items``,
-            as of :func:`iter_rank`.
+            of :func:`evaluate`, and ``allow_fewer``, ``candidates`` and
+            ``neighbor_scores``, as of :func:`iter_rank`.
 
     Returns:
         Items and their scores, each of shape :math:`[B, k]`, or with
-        ``allow_fewer`` :math:`[B, \min(k, I)]`, best first; of equal scores the lower
-        item comes first. Both on the CPU.
+        ``allow_fewer`` :math:`[B, \min(k, I + N)]`, best first; of equal scores the
+        lower item comes first. Both on the CPU.
 
     Raises:
         ValueError: If a user has fewer than ``k`` items left and may not, or scores
@@ -63,7 +63,7 @@ def rank(
     """
     parts = list(iter_rank(model, data, users, k, exclude_seen, **options))
     if not parts:
-        k = min(k, _num_ranked(data, options.get('new_items')))
+        k = min(k, _num_ranked(data, options.get('neighbor_scores')))
         return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
     _, item, score = (torch.cat(part) for part in zip(*parts, strict=True))
     return item, score
@@ -81,7 +81,7 @@ def iter_rank(
     batch_tokens: int | None = None,
     precision: Precision = 'fp32',
     candidates: Tensor | Sequence[int] | None = None,
-    new_items: NeighborScores | None = None,
+    neighbor_scores: NeighborScores | None = None,
     allow_fewer: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -100,18 +100,23 @@ def iter_rank(
         precision: ``'bf16'`` runs the model under autocast.
         candidates: Items that may be in a list, such as those in stock, in any order;
             :obj:`None` for all.
-        new_items: Items that are not in the data, which are ranked, too, and may stand
-            in histories; their indices are those behind the data's.
+        neighbor_scores: What scores :math:`N` items that are not in the data, which are
+            ranked, too, and may stand in histories and among the candidates; their
+            indices are those behind the data's.
         allow_fewer: Whether the list of a user with fewer than ``k`` items left ends
             in items -1 of score :math:`-\infty`, and ``k`` may be above the number
-            of items :math:`I`; otherwise that is an error.
+            of items :math:`I + N`; otherwise that is an error.
         progress: Show a progress bar on a terminal.
 
     Yields:
-        Users :math:`[B]`, items and scores :math:`[B, \min(k, I)]`, on the CPU.
+        Users :math:`[B]`, items and scores :math:`[B, \min(k, I + N)]`, on the CPU.
+
+    Raises:
+        ValueError: As of :func:`rank`, or if ``candidates`` are no items, or
+            ``neighbor_scores`` are of other known items.
     """
     num_items = int(data['item'].num_nodes)
-    num_ranked = _num_ranked(data, new_items)
+    num_ranked = _num_ranked(data, neighbor_scores)
     if isinstance(k, bool) or not isinstance(k, SupportsIndex):
         raise ValueError(f"'k' needs to be a whole number (got {k!r})")
     if allow_fewer:
@@ -148,8 +153,8 @@ def iter_rank(
             row = torch.cat([row, batch.batch.cpu()])
             col = torch.cat([col, batch.item.cpu()])
         moved = _last(batch, max_len).to(device)
-        if new_items is not None:
-            moved = new_items.read(moved)
+        if neighbor_scores is not None:
+            moved = neighbor_scores.read(moved)
         row, col = row.to(device), col.to(device)
         # Left before every yield: the caller's code is not part of inference.
         with inference(model, precision):
@@ -159,25 +164,25 @@ def iter_rank(
                     "'scores' needs to be finite (got NaN or infinite scores): the "
                     'model has diverged'
                 )
-            if new_items is not None:
-                scores = new_items(scores)
+            if neighbor_scores is not None:
+                scores = neighbor_scores(scores)
             if left_out is not None:
                 scores = scores.masked_fill(left_out, float('-inf'))
             item, score = best(scores, row, col, k, moved.user, allow_fewer)
         yield batch.user.cpu(), item.cpu(), score.cpu()
 
 
-def _num_ranked(data: HeteroData, new_items: NeighborScores | None) -> int:
+def _num_ranked(data: HeteroData, neighbor_scores: NeighborScores | None) -> int:
     """Number of items that there are to choose from."""
     known = int(data['item'].num_nodes)
-    if new_items is None:
+    if neighbor_scores is None:
         return known
-    if new_items.num_items != known:
+    if neighbor_scores.num_items != known:
         raise ValueError(
-            f"'new_items' need neighbours among the {known} items of the data (got "
-            f'{new_items.num_items} known items)'
+            f"'neighbor_scores' need neighbours among the {known} items of the data "
+            f'(got {neighbor_scores.num_items} known items)'
         )
-    return known + new_items.num_new
+    return known + neighbor_scores.num_new
 
 
 def _allowed(candidates: Tensor | Sequence[int], num_items: int) -> Tensor:

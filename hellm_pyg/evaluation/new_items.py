@@ -46,7 +46,7 @@ class NeighborScores(torch.nn.Module):
 
     def __init__(self, neighbor: Tensor, weight: Tensor, num_items: int) -> None:
         super().__init__()
-        if neighbor.dim() != 2 or neighbor.size(1) < 1:
+        if neighbor.dim() != 2:
             raise ValueError(
                 f"'neighbor' needs the shape [N, k] (got {list(neighbor.shape)})"
             )
@@ -57,12 +57,12 @@ class NeighborScores(torch.nn.Module):
                 f'(got {list(weight.shape)})'
             )
         total = weight.sum(dim=1, keepdim=True)
-        if not bool(((weight >= 0).all(dim=1) & (total[:, 0] > 0)).all()) or not bool(
-            total.isfinite().all()
-        ):
+        fit = (weight >= 0).all(dim=1) & total.isfinite()[:, 0] & (total[:, 0] > 0)
+        if not bool(fit.all()):
+            wrong = int((~fit).int().argmax())
             raise ValueError(
                 "'weight' needs finite weights from 0 on, not all zero for an item "
-                f'(got from {float(weight.min())} to {float(weight.max())})'
+                f'(got {weight[wrong].tolist()} for item {wrong})'
             )
         self.num_items = num_items
         self.register_buffer('neighbor', neighbor, persistent=False)
@@ -99,7 +99,7 @@ class NeighborScores(torch.nn.Module):
         """
         check_indices('batch.item', batch.item, self.num_items + self.num_new, 'items')
         known = torch.arange(self.num_items, device=batch.item.device)
-        nearest = self.neighbor[:, 0].to(batch.item.device)
+        nearest = self.neighbor[:, :1].view(-1).to(batch.item.device)
         return replace(batch, item=torch.cat([known, nearest])[batch.item])
 
     def extra_repr(self) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,17 @@ import torch
 from torch import Tensor
 
 from hellm_pyg.assembly.paths import resolve_data
-from hellm_pyg.checkpoint import load_metadata
 from hellm_pyg.config import DataConfig
 from hellm_pyg.data.features import missing_rows
-from hellm_pyg.datasets.features import ENDINGS, read_features
+from hellm_pyg.datasets.features import ENDINGS, read_cards, read_features
 from hellm_pyg.datasets.ids import Id
 from hellm_pyg.datasets.item_table import ItemTable, read_items
+from hellm_pyg.datasets.item_text import fields
 from hellm_pyg.datasets.tables import TABLES, checked_file
 from hellm_pyg.experiment.evaluation import Run
 from hellm_pyg.new_items import NewItems
 
-# What two encodings of the same modality need to have in common, on a card.
+# What two encodings of one modality need to have in common, on their cards.
 ENCODER = ('weights', 'config', 'pooling', 'normalize', 'max_length', 'template')
 
 logger = logging.getLogger(__name__)
@@ -60,12 +59,17 @@ def read_new_items(
             the run's or of another encoder, or there is none to compare by.
     """
     config = resolve_data(run.config.data)
+    if not config.features:
+        raise ValueError(
+            f"'items' cannot be compared with those of '{run.folder}', whose data have "
+            f"no features (got '{items}'): prepare them with texts, and train anew"
+        )
     given = {name: Path(path).expanduser() for name, path in (features or {}).items()}
     for name, path in given.items():
         if name not in config.features:
             raise ValueError(
                 f"'features' needs modalities of the run's items (got '{name}', they "
-                f'have {list(config.features) or "none"})'
+                f'have {list(config.features)})'
             )
         checked_file(path, 'features', ENDINGS, compressed=False)
     source = checked_file(Path(items).expanduser(), 'items', list(TABLES))
@@ -73,24 +77,33 @@ def read_new_items(
     known = {str(item) for item in run.ids.known_items(table.ids)}
     row = [index for index, item in enumerate(table.ids) if str(item) not in known]
     found = {
-        name: _given(name, path, config, table)[row] for name, path in given.items()
+        name: _given(name, path, config, table, source)[row]
+        for name, path in given.items()
     }
-    if 'text' in config.features and 'text' not in given and row:
-        card = _card(config.features['text'], 'text')
-        if card is not None:
-            found['text'] = _encoded(card, config, table, row, device, cache, progress)
+    card = None if 'text' in given else _text_card(config)
+    if card is not None and row:
+        columns = _columns(table, row, run, source, card['template'])
+        found['text'] = _encoded(columns, card, device, cache, progress)
     if row and not found:
         raise ValueError(
             f"'features' needs features of the new items in a modality of the run's, "
-            f'{list(config.features) or "which has none"} (got none): write the file '
-            f"with 'hellm features'"
+            f"{list(config.features)} (got none): write them with 'hellm features', or "
+            f'by the encoder of the catalogue'
         )
+    titles = table.titles
     return _described(
-        [table.ids[index] for index in row],
+        _ids([table.ids[index] for index in row], run),
         found,
-        None if table.titles is None else [table.titles[index] for index in row],
+        None if titles is None else [titles[index] for index in row],
         source,
     )
+
+
+def _ids(ids: list[Id], run: Run) -> list[Id]:
+    """Ids in the type of the run's, which one id of another kind may have changed."""
+    if not all(isinstance(item, int) for item in run.ids.items):
+        return ids
+    return [int(item) if str(item).isdecimal() else item for item in ids]
 
 
 def _described(
@@ -118,27 +131,80 @@ def _described(
     )
 
 
-def _given(name: str, path: Path, config: DataConfig, table: ItemTable) -> Tensor:
+def _given(
+    name: str, path: Path, config: DataConfig, table: ItemTable, source: Path
+) -> Tensor:
     """A matrix of the user's, which needs to be of the catalogue's encoder."""
-    x = read_features(path, name, table.ids, "the rows of 'items'")
-    own, known = _card(path, name), _card(config.features[name], name)
-    if own is not None and known is not None:
-        _check_encoder(name, own, known)
+    x = read_features(path, name, table.ids, f"the rows of '{source}'")
+    own, known = read_cards(path), read_cards(config.features[name])
+    if own and name not in own:
+        raise ValueError(
+            f"'features' of '{name}' need a file that holds them (got '{path}', which "
+            f'holds {list(own)})'
+        )
+    if own and name in known:
+        _check_encoder(name, own[name], known[name])
     return x
 
 
+def _text_card(config: DataConfig) -> dict[str, Any] | None:
+    """How the texts of the catalogue were encoded, if its file tells that."""
+    if 'text' not in config.features:
+        return None
+    return read_cards(config.features['text']).get('text')
+
+
+def _columns(
+    table: ItemTable, row: list[int], run: Run, source: Path, template: str
+) -> dict[str, list[Any]]:
+    """What the template reads of some rows, in the types that the catalogue has."""
+    config = run.config.data
+    named = table.named(config.item_id, config.title)
+    lacking = [name for name in fields(template) if name not in named]
+    if lacking:
+        raise ValueError(
+            f"'items' needs the columns that the texts of the catalogue are made of, "
+            f"{template!r} (got '{source}' without '{lacking[0]}')"
+        )
+    catalogue = run.data['item'].get('table') or {}
+    return {
+        name: _alike([named[name][index] for index in row], catalogue.get(name, []))
+        for name in fields(template)
+    }
+
+
+def _alike(values: list[Any], known: Sequence[Any]) -> list[Any]:
+    """Numbers in the type of the catalogue's: which one, CSV does not tell."""
+    kinds = {type(value) for value in known if value is not None}
+    if kinds == {float}:
+        return [float(value) if type(value) is int else value for value in values]
+    if kinds == {int}:
+        return [
+            int(value) if type(value) is float and value.is_integer() else value
+            for value in values
+        ]
+    if kinds == {str}:
+        return [
+            f'{value:g}' if type(value) is float and value.is_integer() else value
+            for value in values
+        ]
+    return values
+
+
 def _encoded(
+    columns: Mapping[str, Sequence[Any]],
     card: Mapping[str, Any],
-    config: DataConfig,
-    table: ItemTable,
-    row: list[int],
     device: str | None,
     cache: str | os.PathLike[str] | None,
     progress: bool,
 ) -> Tensor:
-    """The texts of rows of the table, by the encoder that a card tells of."""
+    """Texts, by the encoder that a card tells of."""
     from hellm_pyg.llm import TextFeatures
+    from hellm_pyg.llm.item_texts import item_texts
 
+    texts = item_texts(columns, card['template'])
+    if not any(texts):
+        return torch.full((len(texts), card['dim']), torch.nan)
     transform = TextFeatures(
         card['encoder'],
         card['template'],
@@ -150,24 +216,15 @@ def _encoded(
         cache=cache,
         progress=progress,
     )
-    columns = table.named(config.item_id, config.title)
-    x, own = transform.encode(
-        {name: [values[index] for index in row] for name, values in columns.items()}
-    )
-    _check_encoder('text', own, card)
-    return x
-
-
-def _card(path: str | Path, modality: str) -> dict[str, Any] | None:
-    """What a file tells of the encoder of a modality, if it is one of ours."""
-    if Path(path).suffix.lower() != '.safetensors':
-        return None
     try:
-        header = json.loads(load_metadata(path).get('features', '{}'))
-        card = header['cards'][modality]
-    except (ValueError, KeyError, TypeError):  # of another program
-        return None
-    return card if isinstance(card, dict) and 'encoder' in card else None
+        x, own = transform.encode(columns)
+        _check_encoder('text', own, card)
+    except ValueError as error:
+        raise ValueError(
+            f"'items' need the encoder of the catalogue's texts, or 'features' of it: "
+            f'{error}'
+        ) from error
+    return x
 
 
 def _check_encoder(name: str, own: Mapping[str, Any], known: Mapping[str, Any]) -> None:

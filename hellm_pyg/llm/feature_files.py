@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from hellm_pyg.checkpoint import save_json, save_tensors
-from hellm_pyg.datasets.features import items_hash
+from hellm_pyg.datasets.features import features_header
 from hellm_pyg.datasets.item_table import read_items
 from hellm_pyg.datasets.tables import TABLES, checked_file
 from hellm_pyg.keys import in_words
@@ -109,8 +108,6 @@ def encode_features(
         )
         with in_words({'encoder': 'image_encoder'}):
             features['image'], cards['image'] = images_of.encode(columns, table.ids)
-    # One entry: the order of several differs from call to call.
-    header = json.dumps({'items': items_hash(table.ids), 'cards': cards})
-    save_tensors(out, features, {'features': header})
+    save_tensors(out, features, features_header(table.ids, cards))
     save_json(card, cards)
     return cards

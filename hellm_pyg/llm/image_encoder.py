@@ -23,6 +23,7 @@ from hellm_pyg.llm.loading import (
     explained,
     load_frozen,
     usable_device,
+    whole_name,
 )
 from hellm_pyg.llm.text_encoder import projected
 from hellm_pyg.precision import DTYPES, Precision, resolve_precision
@@ -91,7 +92,7 @@ class ImageEncoder:
     def settings(self) -> dict[str, Any]:
         """All that the vectors depend on, beside the images."""
         return {
-            'encoder': self.name,
+            'encoder': whole_name(self.name),
             'weights': self.weights,
             'config': config_hash(
                 self.model.config.to_dict(), self.processor.to_dict()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from string import Formatter
 from typing import Any
 
-from hellm_pyg.datasets.item_text import check_template, clean, fill
+from hellm_pyg.datasets.item_text import check_template, clean, fields, fill
 
 # The paper's text: title, brand, category path and description.
 FIELDS = ('title', 'brand', 'category', 'description')
@@ -45,8 +44,9 @@ def item_texts(columns: Mapping[str, Sequence[Any]], template: str) -> list[str]
         ValueError: If the template names anything but a column.
     """
     check_template(template, list(columns))
-    names = {part[1] for part in Formatter().parse(template) if part[1] is not None}
-    plain = {name: [_plain(value) for value in columns[name]] for name in names}
+    plain = {
+        name: [_plain(value) for value in columns[name]] for name in fields(template)
+    }
     num_items = len(next(iter(plain.values())))
     return [
         fill(template, {name: values[row] for name, values in plain.items()})

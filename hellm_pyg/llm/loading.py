@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ def explained(argument: str, name: str, presets: tuple[str, ...]) -> Iterator[No
             f"'{argument}' needs {', '.join(map(repr, presets))}, a folder with a "
             f"model, or a name that the hub resolves (got '{name}'): {reason}"
         ) from error
+
+
+def whole_name(name: str) -> str:
+    """A folder by its whole path, which is the same from everywhere; else the name."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def load_frozen(

@@ -25,6 +25,7 @@ from hellm_pyg.llm.loading import (
     explained,
     load_frozen,
     usable_device,
+    whole_name,
 )
 from hellm_pyg.precision import DTYPES, Precision, resolve_precision
 
@@ -127,7 +128,7 @@ class TextEncoder:
     def settings(self) -> dict[str, Any]:
         """All that the vectors depend on, beside the texts."""
         return {
-            'encoder': self.name,
+            'encoder': whole_name(self.name),
             'weights': self.weights,
             'config': config_hash(
                 self.model.config.to_dict(), _description(self.tokenizer)

@@ -11,6 +11,7 @@ from typing import Any
 from torch_geometric.data import HeteroData
 
 from hellm_pyg.checkpoint import save_tensors
+from hellm_pyg.datasets.features import features_header, read_cards
 from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.datasets.tables import require_column
 from hellm_pyg.keys import in_words
@@ -120,14 +121,33 @@ def pictures_of(cards: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     return {'read': card['items'] - card['missing'], **card['reasons']}
 
 
-def save_features(data: HeteroData, folder: Path) -> dict[str, str]:
-    """Writes the features that items have; modality to file within the folder."""
+def save_features(
+    data: HeteroData,
+    ids: IdMap,
+    folder: Path,
+    sources: Mapping[str, str | os.PathLike[str]],
+) -> dict[str, str]:
+    """Writes the features that items have, with the cards of the files they are from.
+
+    Args:
+        data: The items.
+        ids: Their ids.
+        folder: The folder.
+        sources: Modality to the file that its features were read from.
+
+    Returns:
+        Modality to file within the folder.
+    """
     files = {}
     for name, x in data['item'].items():
         if name.startswith('x_'):
             modality = name.removeprefix('x_')
             files[modality] = f'{FEATURES}/{modality}.safetensors'
-            save_tensors(folder / files[modality], {modality: x})
+            cards = read_cards(sources[modality])
+            header = features_header(
+                ids.items, {modality: cards[modality]} if modality in cards else {}
+            )
+            save_tensors(folder / files[modality], {modality: x}, header)
     return files
 
 

@@ -15,7 +15,6 @@ from torch_geometric.data import HeteroData
 from hellm_pyg.config import DataConfig
 from hellm_pyg.datasets import InteractionFiles
 from hellm_pyg.datasets.export import export_tables
-from hellm_pyg.datasets.ids import IdMap
 from hellm_pyg.datasets.provenance import table_provenance
 from hellm_pyg.datasets.tables import SEQUENCES, TABLES, Source, as_source
 from hellm_pyg.datasets.times import TimeUnit, read_moment
@@ -157,7 +156,7 @@ def prepare_table(
         if config.val_from is not None and config.test_from is not None:
             HoldOutByDate(config.val_from, config.test_from)(data)  # or it is refused
         config, cards, pictures = _fill(
-            folder, data, dataset.ids, config, columns, encoding
+            folder, data, dataset, config, columns, encoding
         )
         del dataset, data
         shutil.rmtree(folder / READING)
@@ -180,20 +179,20 @@ def prepare_table(
 def _fill(
     folder: Path,
     data: HeteroData,
-    ids: IdMap,
+    dataset: InteractionFiles,
     config: DataConfig,
     columns: Columns,
     encoding: Encoding,
 ) -> tuple[DataConfig, dict[str, dict[str, Any]], list[str]]:
     """Writes tables and features; returns how they are read, and what was seen."""
     encoding = dataclasses.replace(encoding, text=columns.text)
-    notes = []
+    ids, notes = dataset.ids, []
     if encoding.images is not None:
         names = image_names(data, ids, encoding)
         if 'table' not in data['item']:
             data['item'].table = {'image': names}
         notes.append(images_seen(names, encoding))
-    files = save_features(data, folder)
+    files = save_features(data, ids, folder, dataset.features)
     if files and ids.titles is None and 'table' not in data['item']:
         # A table of the items keeps the order that the rows of the features are in.
         data['item'].table = {'row': list(range(ids.num_items))}

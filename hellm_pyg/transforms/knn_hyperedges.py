@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal, SupportsIndex
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
@@ -15,7 +14,7 @@ from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform
 
 from hellm_pyg.data.features import present_rows
-from hellm_pyg.transforms.nearest import Index, nearest
+from hellm_pyg.transforms.nearest import Index, nearest, unit_rows
 
 
 @functional_transform('knn_hyperedges')
@@ -146,13 +145,8 @@ class KNNHyperedges(BaseTransform):
                 f"'k' needs to be below the number of nodes with modality '{name}' "
                 f'(got k={self.k} and {present.numel()} such nodes)'
             )
-        emb = F.normalize(x[present].cpu().float(), dim=-1)
-        try:
-            neighbor, _ = nearest(emb, emb, self.k, self.index, self.block_size)
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                "'KNNHyperedges' needs the package 'faiss' (pip install faiss-cpu)"
-            ) from error
+        emb = unit_rows(x[present])
+        neighbor, _ = nearest(emb, emb, self.k, self.index, self.block_size)
         own = torch.arange(present.numel()).unsqueeze(-1)
         crowded_out = (neighbor != own).all(dim=-1)
         neighbor[crowded_out, -1:] = own[crowded_out]

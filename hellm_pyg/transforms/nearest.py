@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.nn.pool.knn import KNNIndex, MIPSKNNIndex
 
@@ -50,6 +51,15 @@ class IVFMIPSKNNIndex(KNNIndex):
         return index
 
 
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of length one, fp32 on the CPU, of rows that are finite and not zero."""
+    x = x.detach().cpu()
+    largest = x.abs().amax(dim=-1, keepdim=True)
+    # Squares of what is as large or small as this are no numbers of 32 bits.
+    beyond = (largest > 1e15) | (largest < 1e-15)
+    return F.normalize(torch.where(beyond, x / largest, x).float(), dim=-1)
+
+
 def nearest(
     points: Tensor,
     queries: Tensor,
@@ -73,17 +83,22 @@ def nearest(
     Raises:
         ImportError: If faiss is not installed.
     """
-    with _one_thread_on_macos():
-        if index == 'flat':
-            return _query(MIPSKNNIndex(points), queries, k, block_size)
-        inverted = IVFMIPSKNNIndex(emb=points)
-        neighbor, score = _query(inverted, queries, k, block_size)
-        short = (neighbor < 0).any(dim=-1)  # too few points in the visited cells
-        if bool(short.any()):
-            neighbor[short], score[short] = _query(
-                MIPSKNNIndex(points), queries[short], k, block_size
-            )
-        return neighbor, score
+    try:
+        with _one_thread_on_macos():
+            if index == 'flat':
+                return _query(MIPSKNNIndex(points), queries, k, block_size)
+            inverted = IVFMIPSKNNIndex(emb=points)
+            neighbor, score = _query(inverted, queries, k, block_size)
+            short = (neighbor < 0).any(dim=-1)  # too few points in the visited cells
+            if bool(short.any()):
+                neighbor[short], score[short] = _query(
+                    MIPSKNNIndex(points), queries[short], k, block_size
+                )
+            return neighbor, score
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "nearest neighbours need the package 'faiss' (pip install faiss-cpu)"
+        ) from error
 
 
 def _query(

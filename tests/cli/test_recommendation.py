@@ -59,7 +59,7 @@ def test_recommend_new_items(shop: Path, tmp_path: Path) -> None:
     done = hellm(
         'recommend', shop / 'graph', '-u', 'u03', '--history', 'p001 q2', '-k', 99, *new
     )
-    assert f'{table}: 2 new items' in done.stderr
+    assert f'{table}: new items: 2' in done.stderr
     assert done.stdout.count('New one') == 2
     assert done.stdout.count('New two') == 1  # the other history has it
     stock = tmp_path / 'stock.txt'
@@ -86,6 +86,13 @@ def test_new_items_that_cannot_be_read(shop: Path, tmp_path: Path) -> None:
     assert "'--new-features' describes the rows of '--new-items'" in message
     message = error(*command, '--new-items', table, '--new-features', 'x.npy')
     assert "'--new-features' needs the form NAME=FILE" in message
+    np.save(tmp_path / 'x.npy', np.ones((1, 2), dtype='float32'))
+    given = ['--new-items', table, '--new-features', f'text={tmp_path / "x.npy"}']
+    assert "'--new-features' of 'text' need the width" in error(*command, *given)
+    np.save(tmp_path / 'x.npy', np.ones((2, 3), dtype='float32'))
+    assert f"one for each of the rows of '{table}'" in error(*command, *given)
+    message = error('recommend', shop / 'seq', '-u', 'u99', *given)
+    assert "unknown user id 'u99'" in message  # before anything is encoded
     message = error(*command, '--new-items', tmp_path / 'none.csv')
     assert "'--new-items' is not a file" in message
 

@@ -71,7 +71,7 @@ def test_new_items_are_ranked_among_the_others(
     new, there = neighbors(), place(data, torch.device(device))
     table = torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(1))
     model = Table(table).to(device)
-    options = {'new_items': new, 'candidates': candidates, 'batch_size': 5}
+    options = {'neighbor_scores': new, 'candidates': candidates, 'batch_size': 5}
     item, score = rank(model, there, range(USERS), 4, allow_fewer=True, **options)
     every = new(table)
     for user in range(USERS):
@@ -86,11 +86,17 @@ def test_new_items_are_ranked_among_the_others(
 
 def test_all_items_are_listed_once(data: HeteroData) -> None:
     item, _ = rank(
-        Reader(ITEMS), data, [0, 1], 99, False, allow_fewer=True, new_items=neighbors()
+        Reader(ITEMS),
+        data,
+        [0, 1],
+        99,
+        False,
+        allow_fewer=True,
+        neighbor_scores=neighbors(),
     )
     assert item.sort(dim=1).values.tolist() == [list(range(ITEMS + NEW))] * 2
     empty, _ = rank(
-        Reader(ITEMS), data, [], 99, allow_fewer=True, new_items=neighbors()
+        Reader(ITEMS), data, [], 99, allow_fewer=True, neighbor_scores=neighbors()
     )
     assert empty.shape == (0, ITEMS + NEW)
 
@@ -98,7 +104,7 @@ def test_all_items_are_listed_once(data: HeteroData) -> None:
 def test_none_are_no_difference(data: HeteroData) -> None:
     new = neighbors(num_new=0)
     assert new.num_new == 0
-    with_none = rank(Reader(ITEMS), data, range(USERS), 5, new_items=new)
+    with_none = rank(Reader(ITEMS), data, range(USERS), 5, neighbor_scores=new)
     without = rank(Reader(ITEMS), data, range(USERS), 5)
     assert all(map(torch.equal, with_none, without))
 
@@ -113,7 +119,9 @@ def test_the_nearest_stands_for_a_new_item_in_a_history(data: HeteroData) -> Non
     )
     nearest = new.neighbor[:, 0].tolist()
     assert new.read(batch).item.tolist() == [4, nearest[2], 9, nearest[6], 5]
-    item, _ = rank(model, data, batch, ITEMS + NEW, allow_fewer=True, new_items=new)
+    item, _ = rank(
+        model, data, batch, ITEMS + NEW, allow_fewer=True, neighbor_scores=new
+    )
     for row, items in enumerate(histories):  # what stands in them is left out
         listed = set(item[row].tolist()) - {-1}
         assert listed == set(range(ITEMS + NEW)) - set(items)
@@ -130,13 +138,21 @@ def test_the_nearest_stands_for_a_new_item_in_a_history(data: HeteroData) -> Non
     ('neighbor', 'weight', 'match'),
     [
         (torch.zeros(3, dtype=torch.long), torch.ones(3), r"'neighbor' .* \[N, k\]"),
-        (torch.zeros(3, 0, dtype=torch.long), torch.ones(3, 0), r'\(got \[3, 0\]\)'),
+        (torch.zeros(3, 0, dtype=torch.long), torch.ones(3, 0), r'got \[\] for item 0'),
         (torch.tensor([[5]]), torch.ones(1, 1), r'\[0, 5\), the number of known items'),
         (torch.tensor([[-1]]), torch.ones(1, 1), 'values from -1 to -1'),
         (torch.tensor([[0.5]]), torch.ones(1, 1), 'whole numbers'),
         (torch.tensor([[1, 2]]), torch.ones(1, 1), r"'weight' .*\[1, 2\] .*\[1, 1\]"),
-        (torch.tensor([[1, 2]]), torch.tensor([[2.0, -1.0]]), 'from -1.0 to 2.0'),
-        (torch.tensor([[1], [2]]), torch.tensor([[1.0], [0.0]]), 'not all zero'),
+        (
+            torch.tensor([[1, 2]]),
+            torch.tensor([[2.0, -1.0]]),
+            r'got \[2.0, -1.0\] for item 0',
+        ),
+        (
+            torch.tensor([[1], [2]]),
+            torch.tensor([[1.0], [0.0]]),
+            r'not all zero .*\[0.0\] for item 1',
+        ),
         (torch.tensor([[1]]), torch.tensor([[torch.nan]]), 'finite weights'),
         (torch.tensor([[1]]), torch.tensor([[torch.inf]]), 'finite weights'),
     ],
@@ -149,10 +165,12 @@ def test_bad_arguments(
 
 
 def test_neighbors_of_another_catalogue(data: HeteroData) -> None:
-    with pytest.raises(ValueError, match=r"'new_items' .* 30 items .* \(got 29 known"):
-        rank(Reader(ITEMS), data, [0], 3, new_items=neighbors(items=29))
+    with pytest.raises(
+        ValueError, match=r"'neighbor_scores' .* 30 items .* \(got 29 known"
+    ):
+        rank(Reader(ITEMS), data, [0], 3, neighbor_scores=neighbors(items=29))
     for k in (0, ITEMS + NEW + 1):
         with pytest.raises(ValueError, match=rf'from 1 to 37 items \(got {k}\)'):
-            rank(Reader(ITEMS), data, [0], k, new_items=neighbors())
+            rank(Reader(ITEMS), data, [0], k, neighbor_scores=neighbors())
     with pytest.raises(ValueError, match='from 0 to 36'):
-        rank(Reader(ITEMS), data, [0], 3, new_items=neighbors(), candidates=[37])
+        rank(Reader(ITEMS), data, [0], 3, neighbor_scores=neighbors(), candidates=[37])

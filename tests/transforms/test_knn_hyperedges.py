@@ -199,7 +199,9 @@ def test_bad_data():
 
 def test_without_faiss(monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
-    with pytest.raises(ImportError, match=r"'KNNHyperedges' needs .* 'faiss'"):
+    with pytest.raises(
+        ImportError, match=r"need the package 'faiss' \(pip install faiss-cpu\)"
+    ):
         incidence(torch.randn(20, 4), k=3)
 
 
