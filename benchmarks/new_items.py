@@ -10,7 +10,9 @@ their neighbours by the texts (:class:`hellm_pyg.new_items.NewItems`); half of t
 users choose how many neighbours, by N@10 among all items, the other half is reported.
 Beside it stand the texts alone (how like the history's an item's text is), chance, and
 the same recipe trained on all items, to which none is new. All read users as unknown
-ones, by their history. A second call goes on where the first was stopped.
+ones, by their history. ``new`` is the share of new items in lists of 10, which a method
+could raise beyond that of the test items to look well here. A second call goes on where
+the first was stopped.
 """
 
 from __future__ import annotations
@@ -99,34 +101,40 @@ def split_off(run: Run, new: set[Any], path: Path) -> Cases:
     return cases
 
 
-def ranks(
+def measure(
     model: Any,
     data: HeteroData,
     ids: IdMap,
     cases: Cases,
-    new: Sequence[Any] | None = None,
+    new: Sequence[Any],
+    alone: bool,
     **options: Any,
-) -> Tensor:
-    """Rank of each target in a list of 20, 21 where it is not in the list.
+) -> dict[str, float]:
+    """Metrics of the targets, and the share of new items in lists of 10.
 
     Args:
         model: The model.
         data: What it was trained on.
         ids: Ids of all items, the new ones included.
         cases: Who is asked.
-        new: The items that are ranked, all if :obj:`None`.
+        new: The new items.
+        alone: Whether they alone are ranked.
         options: Further ones of :func:`~hellm_pyg.evaluation.rank`.
     """
-    item = [ids.item_index(history) for history in cases.history]
-    row = torch.arange(len(item)).repeat_interleave(
-        torch.tensor([x.numel() for x in item])
-    )
-    batch = SequenceBatch(torch.full((len(item),), -1), torch.cat(item), row)
-    if new is not None:
-        options['candidates'] = ids.item_index(new)
+    items = [ids.item_index(history) for history in cases.history]
+    length = torch.tensor([item.numel() for item in items])
+    row = torch.arange(len(items)).repeat_interleave(length)
+    user = torch.full((len(items),), -1)
+    batch = SequenceBatch(user, torch.cat(items), row)
+    index = ids.item_index(new)
+    if alone:
+        options['candidates'] = index
     listed, _ = rank(model, data, batch, KS[-1], allow_fewer=True, **options)
     hit = listed == ids.item_index(cases.target).unsqueeze(1)
-    return torch.where(hit.any(dim=1), hit.int().argmax(dim=1) + 1, KS[-1] + 1).float()
+    behind = KS[-1] + 1  # where the target is not in the list
+    place = torch.where(hit.any(dim=1), hit.int().argmax(dim=1) + 1, behind)
+    share = torch.isin(listed[:, : KS[0]], index).float().mean()
+    return {**summarize(place.float(), KS), 'new': float(share)}
 
 
 def compare(
@@ -144,28 +152,34 @@ def compare(
     every = part.ids.with_items(new)
     x = whole.data['item'].x_text[whole.ids.item_index(new)]
 
-    def found(cases: Cases, k: int, among: Sequence[Any] | None) -> dict[str, float]:
+    def neighbors(k: int, cases: Cases, alone: bool) -> dict[str, float]:
         scores = NewItems(new, {'text': x}, k=k).scores(part.data)
-        own = ranks(part.model, part.data, every, cases, among, neighbor_scores=scores)
-        return summarize(own, KS)
+        return measure(
+            part.model, part.data, every, cases, new, alone, neighbor_scores=scores
+        )
 
-    neighbors = {k: found(choice, k, None) for k in NEIGHBORS}
-    k = max(neighbors, key=lambda k: neighbors[k]['N@10'])
+    ranked = {'all': False, 'new': True}
+    chosen = {
+        k: {name: neighbors(k, choice, alone) for name, alone in ranked.items()}
+        for k in NEIGHBORS
+    }
+    k = max(chosen, key=lambda k: chosen[k]['all']['N@10'])
     known = copy.copy(whole.data)  # without the items that are asked for
     held_out = known['user'].test_item.clone()
-    held_out[whole.ids.user_index(cases.user)] = -1
+    asked = whole.ids.user_index(cases.user)
+    held_out[asked] = -1
     known['user'].test_item = held_out
-    rows: dict[str, dict[str, Any]] = {}
-    for name, among in (('all', None), ('new', new)):
-        rows[name] = {
-            f'{k} neighbours': found(report, k, among),
-            'texts alone': summarize(
-                ranks(Likeness(), known, whole.ids, report, among), KS
-            ),
-            'all items known': summarize(
-                ranks(whole.model, known, whole.ids, report, among), KS
+    rows = {
+        name: {
+            f'as {k} neighbour{"s" * (k > 1)}': neighbors(k, report, alone),
+            'texts alone': measure(Likeness(), known, whole.ids, report, new, alone),
+            'all items known': measure(
+                whole.model, known, whole.ids, report, new, alone
             ),
         }
+        for name, alone in ranked.items()
+    }
+    natural = len(cases.user) / int((whole.data['user'].test_item >= 0).sum())
     size = len(new)
     chance = {f'R@{k}': min(k / size, 1) for k in KS}
     return {
@@ -173,10 +187,11 @@ def compare(
         'known items': part.ids.num_items,
         'users of the choice': len(choice.user),
         'users of the report': len(report.user),
-        'choice': neighbors,
+        'choice': chosen,
         'neighbors': k,
         'report': rows,
         'chance among the new': chance,
+        'share of new test items': natural,
     }
 
 
@@ -214,12 +229,13 @@ def main() -> None:
         **compare(whole, part, new, cases, seed),
     }
     save_json(RESULTS / f'{args.dataset}-{args.recipe}-{seed}.json', result)
+    names = [*(f'{metric}@{k}' for k in KS for metric in 'RN'), 'new']
     for among, rows in result['report'].items():
-        names = [f'{metric}@{k}' for k in KS for metric in 'RN']
-        print(f'\n| among {among} items | {" | ".join(names)} |\n|---{"|--:" * 4}|')
+        print(f'\n| among {among} items | {" | ".join(names)} |\n|---{"|--:" * 5}|')
         for name, metrics in rows.items():
             print(f'| {name} | {" | ".join(f"{metrics[m]:.4f}" for m in names)} |')
-    print(f'\n{result["chance among the new"]}')
+    for name in ('chance among the new', 'share of new test items'):
+        print(f'{name}: {result[name]}')
 
 
 if __name__ == '__main__':

@@ -37,7 +37,9 @@ class NewItems:
         features: Modality to features of the items by the encoder of the known ones,
             float of shape :math:`[N, F_m]`; missing rows are all NaN or all zero.
         titles: Titles, of length :math:`N`.
-        k: Neighbours in a modality.
+        k: Neighbours in a modality. A mean of several scores is less extreme than the
+            score of one item: it keeps new items out of lists of all items
+            (``benchmarks/results/new_items``).
 
     Raises:
         ValueError: If lengths differ, ``k`` is no whole number from 1 on, an item has
@@ -47,7 +49,7 @@ class NewItems:
     ids: Sequence[Id]
     features: Mapping[str, Tensor] = field(repr=False)
     titles: Sequence[str] | None = field(default=None, repr=False)
-    k: int = 10
+    k: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, SupportsIndex):

@@ -90,8 +90,8 @@ def test_what_is_like_nothing_has_equal_weights() -> None:
 @pytest.mark.parametrize('scale', [1e-30, 1e-17, 1e17, 1e30])
 def test_the_length_of_features_does_not_matter(scale: float) -> None:
     known, x = features(ITEMS), features(NEW, seed=1)
-    whole = dense(NewItems(names(NEW), {'text': x}), catalogue(text=known))
-    scaled = NewItems(names(NEW), {'text': scale * x})
+    whole = dense(NewItems(names(NEW), {'text': x}, k=5), catalogue(text=known))
+    scaled = NewItems(names(NEW), {'text': scale * x}, k=5)
     assert torch.allclose(dense(scaled, catalogue(text=known)), whole, atol=1e-6)
     other = catalogue(text=scale * known)
     assert torch.allclose(dense(scaled, other), whole, atol=1e-6)
@@ -100,10 +100,10 @@ def test_the_length_of_features_does_not_matter(scale: float) -> None:
 def test_order_and_company_do_not_matter() -> None:
     known, x = features(ITEMS), features(NEW, seed=1)
     data, order = catalogue(text=known), torch.randperm(NEW)
-    whole = dense(NewItems(names(NEW), {'text': x}), data)
-    turned = dense(NewItems(names(NEW), {'text': x[order].double()}), data)
+    whole = dense(NewItems(names(NEW), {'text': x}, k=5), data)
+    turned = dense(NewItems(names(NEW), {'text': x[order].double()}, k=5), data)
     assert torch.allclose(turned, whole[order], atol=1e-6)
-    alone = dense(NewItems(['a'], {'text': x[2:3]}), data)
+    alone = dense(NewItems(['a'], {'text': x[2:3]}, k=5), data)
     assert torch.allclose(alone, whole[2:3], atol=1e-6)
 
 
